@@ -1,0 +1,318 @@
+"""Names, limits and stored formats: what a scope, a key, an entry and a head are, and where they lie in etcd.
+
+Owns every rule about names and values, checked once, here, and the codec of etcd's paths and of what is stored under
+them. Knows nothing of revisions in motion (`replica.py`), of HTTP or of etcd's protocol.
+"""
+
+import hashlib
+import re
+import unicodedata
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import msgspec
+
+from configsvc.errors import InvalidRequest
+
+ROOT = "/config/"
+RELEASES = "/configsvc/releases/"
+META = "_meta"
+MAX_KEY_BYTES = 1024
+MAX_VALUE_BYTES = 1024 * 1024
+MAX_NESTING = 100
+FORMAT = 1
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
+# C0, DEL and C1: none of them can be typed, and a newline would end a log line or an SSE field.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+
+T = TypeVar("T")
+
+
+class Scope(NamedTuple):
+    """A namespace in an environment: what is released, read and streamed as a whole."""
+
+    namespace: str
+    environment: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.environment}"
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+
+def _name_problem(name: str) -> str | None:
+    if not name:
+        return "is empty"
+    if name.startswith("_"):
+        return "starts with '_', which is reserved"
+    if not _NAME.fullmatch(name):
+        if len(name) > 128:
+            return f"has {len(name)} characters, at most 128 are allowed"
+        return "may only have letters, digits, '.', '_' and '-', and starts with a letter or digit"
+    return None
+
+
+def key_problem(key: str) -> str | None:
+    """Say what makes `key` unreadable as a key, or None. Writes ask `key_write_problem`, which is stricter."""
+    if not key:
+        return "is empty"
+    if len(encoded := key.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:
+        return f"has {len(encoded)} bytes of UTF-8, at most {MAX_KEY_BYTES} are allowed"
+    if key.startswith("_"):
+        return "starts with '_', which is reserved"
+    if key in (".", ".."):
+        return f"may not be {key!r}"
+    if "/" in key:
+        return "may not hold '/'; dots are the usual separator, as in database.pool_size"
+    if match := _CONTROL.search(key):
+        return f"has a control character (U+{ord(match[0]):04X}) at position {match.start()}"
+    if any(0xD800 <= ord(c) <= 0xDFFF for c in key):
+        return "is not valid UTF-8"
+    return None
+
+
+def key_write_problem(key: str) -> str | None:
+    """Say what keeps `key` from being written, or None: the read rules, NFC, and no white space at either end."""
+    if problem := key_problem(key):
+        return problem
+    if key != key.strip():
+        return "starts or ends with white space"
+    if not unicodedata.is_normalized("NFC", key):
+        return f"is not in Unicode normal form C; write it as {unicodedata.normalize('NFC', key)!r}"
+    return None
+
+
+def parse_scope(namespace: str, environment: str) -> Scope:
+    """Check both names; raises `InvalidRequest` (`invalid_scope`) that says which is wrong and why."""
+    for part, name in (("namespace", namespace), ("environment", environment)):
+        if problem := _name_problem(name):
+            raise InvalidRequest(f"{part} {_shown(name)} {problem}", code="invalid_scope", parameter=part)
+    return Scope(namespace, environment)
+
+
+def parse_key(key: str) -> str:
+    """Check a key by the rules for reading; raises `InvalidRequest` (`invalid_key`)."""
+    if problem := key_problem(key):
+        raise InvalidRequest(f"key {_shown(key)} {problem}", code="invalid_key", parameter="key")
+    return key
+
+
+def is_name(name: str) -> bool:
+    """Whether `name` may name a namespace or an environment."""
+    return _name_problem(name) is None
+
+
+def _shown(name: str) -> str:
+    return ascii(name if len(name) <= 80 else name[:77] + "...")
+
+
+# ---- where things lie in etcd ----------------------------------------------------------------------------------------
+
+
+class Place(NamedTuple):
+    """What an etcd key under `/config/` is for. `name` is the entry's key, empty for the others."""
+
+    kind: Literal["entry", "head", "schema", "epoch", "reserved", "unaddressable"]
+    namespace: str = ""
+    environment: str = ""
+    name: str = ""
+
+    @property
+    def scope(self) -> Scope:
+        return Scope(self.namespace, self.environment)
+
+
+_UNADDRESSABLE = Place("unaddressable")
+_RESERVED = Place("reserved")
+
+
+def locate(path: bytes) -> Place:
+    """Tell what lies at an etcd key. Never raises: what no reader can name is `unaddressable`."""
+    try:
+        parts = path.decode().split("/")
+    except UnicodeDecodeError:
+        return _UNADDRESSABLE
+    match parts:
+        case ["", "config", ns, "_meta", "schema"] if is_name(ns):
+            return Place("schema", ns)
+        case ["", "config", ns, "_meta", "epoch"] if is_name(ns):
+            return Place("epoch", ns)
+        case ["", "config", ns, env, "_meta", "head"] if is_name(ns) and is_name(env):
+            return Place("head", ns, env)
+        case ["", "config", ns, env, key] if is_name(ns) and is_name(env) and _served(key):
+            return Place("entry", ns, env, key)
+        case ["", "config", *rest] if any(part.startswith("_") for part in rest):
+            # Room for what a later format keeps beside the values; an older service passes over it.
+            return _RESERVED
+    return _UNADDRESSABLE
+
+
+def _served(key: str) -> bool:
+    # What is stored is served, also where it could not be written today; only what no request could name is not.
+    return bool(key) and not key.startswith("_") and key not in (".", "..") and len(key.encode()) <= MAX_KEY_BYTES
+
+
+def entry_path(scope: Scope, key: str) -> bytes:
+    """The etcd key of an entry."""
+    return f"{ROOT}{scope.namespace}/{scope.environment}/{key}".encode()
+
+
+def head_path(scope: Scope) -> bytes:
+    """The etcd key of a scope's head."""
+    return f"{ROOT}{scope.namespace}/{scope.environment}/{META}/head".encode()
+
+
+def scope_prefix(scope: Scope) -> bytes:
+    """The etcd prefix under which all of a scope lies, head included."""
+    return f"{ROOT}{scope.namespace}/{scope.environment}/".encode()
+
+
+def namespace_prefix(namespace: str | None) -> bytes:
+    """The etcd prefix of a namespace; of all of them for None."""
+    return f"{ROOT}{namespace}/".encode() if namespace else ROOT.encode()
+
+
+def epoch_path(namespace: str) -> bytes:
+    """The etcd key whose value tells histories of a namespace apart."""
+    return f"{ROOT}{namespace}/{META}/epoch".encode()
+
+
+def schema_path(namespace: str) -> bytes:
+    """The etcd key of a namespace's active schema."""
+    return f"{ROOT}{namespace}/{META}/schema".encode()
+
+
+def manifests_prefix(scope: Scope) -> bytes:
+    """The etcd prefix of a scope's release manifests; zero-padded numbers sort as they count."""
+    return f"{RELEASES}{scope.namespace}/{scope.environment}/n/".encode()
+
+
+def content_prefix(scope: Scope, content_id: str) -> bytes:
+    """The etcd prefix of the chunks of one release's content."""
+    return f"{RELEASES}{scope.namespace}/{scope.environment}/c/{content_id}/".encode()
+
+
+# ---- what is stored --------------------------------------------------------------------------------------------------
+
+
+class Unreadable(ValueError):
+    """Stored bytes that are no entry, head or record. The text says why and holds nothing of the value."""
+
+
+class StoredEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry as stored, checked; `value` and `metadata` are canonical JSON."""
+
+    value: msgspec.Raw
+    version: str | None = None
+    metadata: msgspec.Raw | None = None
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    value: Any = msgspec.UNSET
+    version: str | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class Applying(msgspec.Struct, frozen=True, kw_only=True):
+    """An open apply window, as its writer wrote it into the head."""
+
+    id: str
+    sha256: str = ""
+    kind: str = ""
+    state: str = "opened"
+    opened_revision: int | None = None
+    since: str = ""
+    by: str = ""
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """A scope's head: which release it is at and, while one is being applied, the open window."""
+
+    format: int = FORMAT
+    release: int = 0
+    version: str | None = None
+    id: str = ""
+    applying: Applying | None = None
+
+    @property
+    def shown_release(self) -> int | None:
+        """Release 0 is a head that was only touched: to readers there was no release yet."""
+        return self.release or None
+
+
+_entry_decoder = msgspec.json.Decoder(_Entry)
+_head_decoder = msgspec.json.Decoder(Head)
+_encoder = msgspec.json.Encoder()
+
+
+def decode_entry(stored: bytes) -> StoredEntry:
+    """Decode what is stored under an entry's key; raises `Unreadable` for anything but an entry."""
+    entry = _decode(_entry_decoder, stored)
+    if entry.value is msgspec.UNSET:
+        raise Unreadable('the object has no "value"')
+    check_value(entry.value)
+    metadata = None
+    if entry.metadata is not None:
+        check_value(entry.metadata)
+        metadata = msgspec.Raw(_encoder.encode(entry.metadata))
+    return StoredEntry(value=msgspec.Raw(_encoder.encode(entry.value)), version=entry.version, metadata=metadata)
+
+
+def decode_head(stored: bytes) -> Head:
+    """Decode a head; raises `Unreadable` for anything else.
+
+    A higher `format` than ours is served as far as it reads.
+    """
+    head = _decode(_head_decoder, stored)
+    if head.release < 0:
+        raise Unreadable("the release number is negative")
+    return head
+
+
+def _decode(decoder: msgspec.json.Decoder[T], stored: bytes) -> T:
+    try:
+        return decoder.decode(stored)
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"not UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise Unreadable(f"nested deeper than {MAX_NESTING}") from None
+    except msgspec.ValidationError as error:
+        raise Unreadable(f"wrong shape: {error}") from None
+    except msgspec.DecodeError as error:
+        raise Unreadable(f"not JSON: {error}") from None
+
+
+def check_value(value: Any) -> None:
+    """Raise `Unreadable` where a decoded value is none of ours: too deep, or an integer beyond 64 bits.
+
+    The JSON decoder has refused NaN, infinities and lone surrogates before.
+    """
+    level = [value]
+    for _ in range(MAX_NESTING + 1):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below.extend(item.values())
+            elif isinstance(item, list):
+                below.extend(item)
+            elif type(item) is int and not _INT_MIN <= item <= _INT_MAX:
+                raise Unreadable("an integer beyond 64 bits")
+        if not below:
+            return
+        level = below
+    raise Unreadable(f"nested deeper than {MAX_NESTING}")
+
+
+def epoch_of(cluster_id: str, epoch_value: bytes, salt: str) -> str:
+    """The 12 hex digits that name one history of one namespace.
+
+    A function of etcd's cluster id, the value of the namespace's epoch key (empty where there is none) and this
+    replica's private salt (empty but after a fork that nobody could record in etcd): replicas without a salt agree.
+    """
+    digest = hashlib.sha256()
+    for part in (cluster_id.encode(), epoch_value, salt.encode()):
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()[:12]

@@ -1,0 +1,3 @@
+"""configsvc: a distributed configuration service on etcd."""
+
+__version__ = "0.1.0"

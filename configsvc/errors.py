@@ -1,7 +1,8 @@
 """The errors that a caller of the service can see, in one tree: code, HTTP status and fields of each.
 
     ConfigSvcError
-    ├── InvalidRequest            400  invalid_scope, invalid_key, invalid_query, invalid_header, invalid_path, bad_request
+    ├── InvalidRequest            400  bad_request, invalid_scope, invalid_key, invalid_path, invalid_query,
+    │                                  invalid_header
     ├── Unauthenticated           401
     ├── Forbidden                 403  forbidden, outside_sidecar, read_only
     ├── NotFound                  404  scope_not_found, key_not_found, route_not_found

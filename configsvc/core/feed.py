@@ -64,15 +64,18 @@ def status_frame(status: Status, id: EventId | None, retry_ms: int | None = None
 class Update(msgspec.Struct, frozen=True, kw_only=True):
     """What a replica tells the feed of one scope.
 
-    With `delta` the step to `snapshot`, which is its result; without, a baseline: whatever the feed had before is
-    another story. `tag` marks a body that is not a function of the revision alone (an unreadable entry, or a state
-    rebuilt from a release's content).
+    `snapshot` is the state now and `delta`, where there is one, the step to it. A `baseline` is another story than what
+    the feed had before: its log ends. `tag` marks a body that is not a function of the revision alone (an unreadable
+    entry, or a state rebuilt from a release's content). `exists` is false once a scope has neither key nor head; while
+    `pending` nothing of it may be shown.
     """
 
     scope: Scope
     snapshot: Snapshot
     delta: Delta | None = None
+    baseline: bool = False
     exists: bool = True
+    pending: bool = False
     tag: bool = False
 
 
@@ -103,11 +106,11 @@ class Feed:
     def publish(self, update: Update) -> None:
         """Take over a new state, and its frame where it is a step from the one before."""
         self.exists = update.exists
-        if update.delta is None or update.snapshot.epoch != self.snapshot.epoch:
+        if update.baseline or update.snapshot.epoch != self.snapshot.epoch:
             self._log.clear()
             self._log_bytes = 0
             self.floor = update.snapshot.revision
-        elif update.delta.revision > self.snapshot.revision:
+        elif update.delta is not None and update.delta.revision > self.snapshot.revision:
             id = EventId(update.snapshot.epoch, update.delta.revision)
             self._append(Frame(CHANGE, encode(update.delta), id=id))
         self._tag = update.tag

@@ -1,0 +1,1 @@
+"""The only code that knows etcd: its operations as data, its JSON gateway, and how to start one."""

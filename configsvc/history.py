@@ -1,0 +1,188 @@
+"""Questions to etcd's past: is it still the history that was followed, and what is missing beside a listing?
+
+A store that was restored or made anew is told from a member that lags by revisions, and by the prefix's fingerprint at
+a revision that we know. What a replica needs beside a listing (`core/replica.py`: a scope as it was before an apply
+window opened, the last readable value of an entry that does not parse) is looked for in etcd's own history first, then
+in the content of the release concerned; where neither has it the answer is that there is none, never a guess. Reads
+only.
+"""
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+import structlog
+
+from configsvc.core.model import (
+    Scope,
+    Unreadable,
+    content_prefix,
+    decode_head,
+    entry_path,
+    manifests_prefix,
+    scope_prefix,
+)
+from configsvc.core.release import Written, decode_content, decode_manifest, manifest_name
+from configsvc.core.replica import ListedScope, Lost, Record, Window, read_entry
+from configsvc.etcd.ops import (
+    Compacted,
+    Etcd,
+    EtcdError,
+    FutureRevision,
+    Invalid,
+    KeyValue,
+    Member,
+    Range,
+    RangeResult,
+    Refused,
+    Unavailable,
+    fingerprint,
+)
+
+MAX_STEPS = 50
+"""How many unreadable versions of one key are passed over before its release is asked."""
+
+log = structlog.get_logger()
+
+
+class Fork(Exception):
+    """The store is not a later state of the history that was followed."""
+
+
+class Unfit(Unavailable):
+    """This member cannot be followed now: it lags, or its data is not the other members'."""
+
+
+async def newest_revision(etcd: Etcd, prefix: bytes, position: int) -> int:
+    """The store's revision by linearizable reads; every other member is asked before one below `position` counts."""
+    ask = Range(key=prefix, limit=1, keys_only=True)
+    newest = (await etcd.range(ask)).header.revision
+    for member in etcd.members if len(etcd.members) > 1 else ():
+        if newest >= position:
+            break
+        with contextlib.suppress(EtcdError):
+            newest = max(newest, (await etcd.range(ask, member=member)).header.revision)
+    return newest
+
+
+async def check_not_rolled_back(etcd: Etcd, prefix: bytes, member: Member, position: int) -> NoReturn:
+    """`member` is behind `position`: it lags (raises `Unfit`), or history was rolled back (raises `Fork`)."""
+    newest = await newest_revision(etcd, prefix, position)
+    if newest < position:
+        raise Fork(f"the store is at revision {newest}, below {position}")
+    raise Unfit("this member lags behind", endpoint=member.url)
+
+
+async def check_history(etcd: Etcd, prefix: bytes, member: Member, revision: int, mirror: tuple[int, int]) -> None:
+    """Compare the prefix at `revision` with what we had there: its newest `mod_revision` and its number of keys.
+
+    Raises `Fork` where the store's history is another, `Unfit` where only this member's is, `Compacted` where the
+    revision is gone, `Unavailable` where it could not be asked.
+    """
+    try:
+        seen = await etcd.range(fingerprint(prefix, revision=revision, serializable=True), member=member)
+    except FutureRevision:
+        await check_not_rolled_back(etcd, prefix, member, revision)
+    if newest_and_count(seen) == mirror:
+        return
+    for other in etcd.members:
+        if other is not member:
+            with contextlib.suppress(EtcdError):
+                second = await etcd.range(fingerprint(prefix, revision=revision), member=other)
+                if newest_and_count(second) == mirror:
+                    raise Unfit("this member's data differs from the other members'", endpoint=member.url)
+                break
+    raise Fork(f"at revision {revision} the store has (newest, count) {newest_and_count(seen)}, not {mirror}")
+
+
+def newest_and_count(result: RangeResult) -> tuple[int, int]:
+    """The two numbers of a fingerprint's answer."""
+    return (result.kvs[0].mod_revision if result.kvs else 0), result.count
+
+
+def record(kv: KeyValue) -> Record:
+    """A key as the replica takes it."""
+    return Record(key=kv.key, value=kv.value, mod_revision=kv.mod_revision, create_revision=kv.create_revision)
+
+
+async def before_window(etcd: Etcd, window: Window, listed: ListedScope) -> Sequence[Record] | None:
+    """All records of a scope as they were before its apply window opened; None where that cannot be known."""
+    try:
+        result = await etcd.list(scope_prefix(window.scope), revision=window.revision)
+        return [record(kv) for kv in result.kvs]
+    except Compacted:
+        log.info("apply window opened before the last compaction", release=window.release, revision=window.revision)
+    content = await _content(etcd, window.scope, window.release, window.applying.id)
+    return None if content is None else _undo(window, listed, content)
+
+
+def _undo(window: Window, listed: ListedScope, content: Iterable[Written]) -> list[Record]:
+    """The listing with every key of the release put back. A record that is already the old one is kept as it is."""
+    records = dict(listed.records)
+    for key, old, _ in content:
+        present = records.get(key)
+        if old is None:
+            records.pop(key, None)
+        elif present is None or present.value != old:
+            records[key] = Record(key=entry_path(window.scope, key), value=old, mod_revision=window.revision)
+    return list(records.values())
+
+
+async def last_readable(etcd: Etcd, lost: Lost, release: int | None) -> Record | None:
+    """The newest readable record of a key below `lost.revision`; None where there is none left.
+
+    What etcd has forgotten is looked up in `release`, the one that the scope's head names.
+    """
+    revision = lost.revision - 1
+    try:
+        for _ in range(MAX_STEPS):
+            result = await etcd.range(Range(key=lost.path, revision=revision))
+            if not result.kvs:
+                return None
+            found = record(result.kvs[0])
+            if _readable(found):
+                return found
+            revision = found.mod_revision - 1
+    except Compacted:
+        pass
+    if release is None:
+        return None
+    for key, old, new in await _content(etcd, lost.scope, release, None) or ():
+        if key == lost.key:
+            for value in (new, old):
+                candidate = Record(key=lost.path, value=value or b"", mod_revision=lost.revision)
+                if value is not None and _readable(candidate):
+                    return candidate
+    return None
+
+
+def _readable(candidate: Record) -> bool:
+    try:
+        read_entry(candidate)
+    except Unreadable:
+        return False
+    return True
+
+
+async def _content(etcd: Etcd, scope: Scope, release: int, id: str | None) -> list[Written] | None:
+    """What a release wrote; None where its record is gone, unreadable, another's, or not ours to read."""
+    try:
+        result = await etcd.range(Range(key=manifests_prefix(scope) + manifest_name(release)))
+        if not result.kvs:
+            return None
+        manifest = decode_manifest(result.kvs[0].value)
+        if id is not None and manifest.id != id:
+            return None
+        chunks = await etcd.list(content_prefix(scope, manifest.content))
+        return decode_content(b"".join(kv.value for kv in chunks.kvs)) if chunks.kvs else None
+    except (Unreadable, Refused, Invalid) as error:
+        log.warning("the record of a release cannot be read", release=release, error=str(error))
+        return None
+
+
+def release_of(head: Record | None) -> int | None:
+    """The release that a stored head names; None where there is none, or no readable head."""
+    try:
+        return decode_head(head.value).shown_release if head else None
+    except Unreadable:
+        return None

@@ -1,0 +1,32 @@
+"""The command `configsvc`, also as `python -m configsvc`.
+
+The base install has this entry point, but not the packages that the commands need: then it says what to install. Knows
+no command; those are in `cli/`.
+"""
+
+import sys
+
+EXIT_CONFIG = 78
+SERVER_EXTRA = ("prometheus_client", "rich", "ruamel", "structlog", "typer")
+
+
+def main() -> None:
+    """Run the command line; exits 78 with one line where the extra `server` is not installed."""
+    try:
+        from configsvc.cli import app
+
+        app(prog_name="configsvc")
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in SERVER_EXTRA:
+            raise
+        print(  # noqa: T201 - rich may be what is missing
+            f"configsvc: the service is not installed here, only the client (no module {missing}): "
+            "pip install 'configsvc[server]'",
+            file=sys.stderr,
+        )
+        raise SystemExit(EXIT_CONFIG) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -194,6 +194,11 @@ class Hub:
         state = self.replica.scopes.get(scope)
         return state is None or state.snapshot is not None
 
+    def epoch(self, scope: Scope) -> str:
+        """The id of the history that readers of `scope` see."""
+        feed = self.feeds.get(scope)
+        return feed.snapshot.epoch if feed else self.replica.epoch(scope.namespace)
+
     def proved(self, scope: Scope) -> int:
         """Up to which revision readers of `scope` have seen everything."""
         if not self.listed:
@@ -244,6 +249,11 @@ class Hub:
             proved_at = min(proved_at, self._held_at[scope])
         age = self._clock() - proved_at
         return 0.0 if age <= 2 * self.heartbeat_s else age
+
+    def held_for(self) -> dict[Scope, float]:
+        """For how many seconds each scope has stood still because a release is being applied to it."""
+        now = self._clock()
+        return {scope: now - at for scope, at in self._held_at.items()}
 
     def status(self, scope: Scope) -> Status:
         """The status of `scope` as its readers are told it."""
@@ -303,7 +313,7 @@ class Hub:
         """
         deadline = self._clock() + wait_s
         while True:
-            if self.shows(scope) and epoch not in (None, current := self.replica.epoch(scope.namespace)):
+            if self.shows(scope) and epoch not in (None, current := self.epoch(scope)):
                 raise EpochChanged(
                     f"revision {revision} belongs to epoch {epoch}, this replica is at {current}; "
                     "read without min_revision",
@@ -369,7 +379,7 @@ class Hub:
     def in_doubt(self, position: EventId, since: float) -> bool:
         """Whether the store itself, asked after `since`, is behind `position`: then that is another history's."""
         revision, at = self._store
-        if at < since:
+        if at <= since:
             self.doubt.set()
             return False
         return position.revision > revision

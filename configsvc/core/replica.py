@@ -250,8 +250,8 @@ class Replica:
 
     @property
     def namespaces(self) -> set[str]:
-        """Every namespace that has a scope."""
-        return {scope.namespace for scope in self.scopes}
+        """Every namespace in which something is stored."""
+        return {scope.namespace for scope, state in self.scopes.items() if state.stored}
 
     def newest(self) -> tuple[int, int]:
         """The fingerprint of the mirror: the newest `mod_revision` among its keys, and how many keys it has."""

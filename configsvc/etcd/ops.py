@@ -3,31 +3,40 @@
     EtcdError
     ├── Unreachable        nothing was sent: connection refused, no route, every endpoint's breaker open
     ├── Unavailable        etcd or the network did not answer: no leader, shutting down, reset, deadline
-    │   └── Ambiguous      the same for a write: it may have been applied, or may be applied later
+    │   ├── Ambiguous      the same for a write: it may have been applied, or may be applied later
+    │   └── Corrupt        this member's data is damaged; another one may answer
     ├── Compacted          the revision is gone; list again
+    │   └── Oversized      what is between is larger than a watch may be; list again
     ├── FutureRevision     this member has not seen the revision; it lags, or history was rolled back
     ├── Refused            user, password, token or permission; `detail` says which
     ├── NoSpace            the quota is reached; an operator has to act
     └── Invalid            the request can never work: too large, too many operations, malformed
+        └── NotFound       what it names is not there (any more), such as a lease
 
 Pure. Compares, puts and deletes are values to build, inspect and print; only `Etcd.txn` does anything.
 """
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
-PROGRESS, EVENTS, CREATED, CANCELED = "progress", "events", "created", "canceled"
+PROGRESS: Final = "progress"
+EVENTS: Final = "events"
+CREATED: Final = "created"
+CANCELED: Final = "canceled"
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """What every answer says of its sender. `revision` is the store's at that moment, not that of any key."""
+    """What every answer says of its sender. `revision` is the store's at that moment, not that of any key.
 
-    cluster_id: str
-    member_id: str
-    revision: int
+    A canceled watch tells no revision, and a read inside a transaction nothing else.
+    """
+
+    cluster_id: str = ""
+    member_id: str = ""
+    revision: int = 0
     raft_term: int = 0
 
 
@@ -182,8 +191,16 @@ class Ambiguous(Unavailable):
     """A write without an answer: applied, not applied, or applied later. Read back before anything else."""
 
 
+class Corrupt(Unavailable):
+    """The member found its own data damaged (an alarm of etcd's): it must not be used until somebody repaired it."""
+
+
 class Compacted(EtcdError):
     """The revision asked for is older than the last compaction."""
+
+
+class Oversized(Compacted):
+    """A line, or the fragments of one response, are over the bound that a watch may take: list, page by page."""
 
 
 class FutureRevision(EtcdError):
@@ -200,6 +217,10 @@ class NoSpace(EtcdError):
 
 class Invalid(EtcdError):
     """etcd will never take this request; `detail` says why."""
+
+
+class NotFound(Invalid):
+    """What the request names is not there: a lease that expired or was revoked, a user, a role."""
 
 
 # ---- what the rest programs against ----------------------------------------------------------------------------------
@@ -229,10 +250,12 @@ class Etcd(Protocol):
         ...
 
     def next_member(self, after: Member | None = None) -> Member:
-        """The endpoint to try next: one that answered lately before one that failed, never `after` if there is another."""
+        """The endpoint to try next: one that answered before one that failed, never `after` if there is another."""
         ...
 
-    async def range(self, request: Range, *, member: Member | None = None, timeout_s: float | None = None) -> RangeResult:
+    async def range(
+        self, request: Range, *, member: Member | None = None, timeout_s: float | None = None
+    ) -> RangeResult:
         """Read. A prefix may be cut by etcd's size limits: use `list` for those."""
         ...
 

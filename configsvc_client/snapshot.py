@@ -6,12 +6,24 @@ where messages come from nor who reads the state.
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import msgspec
 
 from configsvc_client.protocol import Baseline, Delta, Entry
 
 _NO_ENTRIES: Mapping[str, Entry] = MappingProxyType({})
+
+
+def same_value(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same; Python alone takes `true`, `1` and `1.0` for equal."""
+    if type(one) is not type(other):
+        return False
+    if type(one) is dict:
+        return one.keys() == other.keys() and all(same_value(item, other[key]) for key, item in one.items())
+    if type(one) is list:
+        return len(one) == len(other) and all(map(same_value, one, other))
+    return bool(one == other)
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +90,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         """Yield each key whose entry differs between this snapshot and a newer one, deletions last."""
         for key, entry in newer.entries.items():
             old = self.entries.get(key)
-            if old != entry:
+            if old is not entry and (old != entry or not same_value(old.value, entry.value)):
                 yield Change(key=key, old=old, new=entry)
         for key, entry in self.entries.items():
             if key not in newer.entries:

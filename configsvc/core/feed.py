@@ -12,6 +12,7 @@ from itertools import dropwhile
 import msgspec
 
 from configsvc.core.model import Scope
+from configsvc_client import sse
 from configsvc_client.protocol import CHANGE, SNAPSHOT, STATUS, Delta, Entry, EventId, Status, encode
 from configsvc_client.snapshot import Snapshot
 
@@ -38,10 +39,7 @@ class Frame:
     def sse(self) -> bytes:
         """The event in the format of `text/event-stream`."""
         if self._sse is None:
-            head = f"id: {self.id}\nevent: {self.event}\n" if self.id else f"event: {self.event}\n"
-            if self.retry_ms is not None:
-                head += f"retry: {self.retry_ms}\n"
-            self._sse = b"%sdata: %s\n\n" % (head.encode(), self.data)
+            self._sse = sse.encode(self.event, self.data, str(self.id) if self.id else None, self.retry_ms)
         return self._sse
 
     @property

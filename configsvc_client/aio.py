@@ -1,0 +1,196 @@
+"""`AsyncConfigClient`: the client for asyncio. Owns the link's task and the one that calls callbacks.
+
+Everything that decides lies below (`session.py`, `state.py`, `callbacks.py`); `client.py` is the same for threads.
+"""
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import os
+from collections.abc import Callable, Sequence
+from os import PathLike
+from types import TracebackType
+from typing import Any
+
+from configsvc_client.callbacks import Callback, log_failure
+from configsvc_client.errors import ClientClosed
+from configsvc_client.link import Link
+from configsvc_client.options import Tuning, resolve
+from configsvc_client.state import ClientState
+from configsvc_client.view import MISSING, ClientStatus
+
+logger = logging.getLogger("configsvc_client")
+
+
+class AsyncConfigClient:
+    """Live configuration of one scope. Enter it with `async with`, or let the first `await` start it.
+
+    Once a first snapshot is there, `get` looks it up in a dictionary and awaits nothing. It never raises a network
+    error: while the service is away, values stay what they were and `status` says so. Scalars are returned as they are,
+    containers as copies, so that what one caller does to a value no other caller sees.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str] | None = None,
+        *,
+        namespace: str | None = None,
+        environment: str | None = None,
+        token_file: str | PathLike[str] | None = None,
+        start_timeout_s: float = 5.0,
+        max_staleness_s: float | None = None,
+        heartbeat_s: float | None = None,
+        tuning: Tuning | None = None,
+    ) -> None:
+        """Check the options; nothing is connected yet. Raises `InvalidOption` (a `ValueError`)."""
+        options = resolve(
+            os.environ,
+            url=url,
+            namespace=namespace,
+            environment=environment,
+            token_file=token_file,
+            start_timeout_s=start_timeout_s,
+            max_staleness_s=max_staleness_s,
+            heartbeat_s=heartbeat_s,
+            tuning=tuning,
+        )
+        self._wake = asyncio.Event()
+        self._first = asyncio.Event()
+        self._state = ClientState(options, self._wake.set)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._wait_until: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<AsyncConfigClient {self._state!r}>"
+
+    # ---- reading ------------------------------------------------------------------------------------------------
+
+    async def get(self, key: str, default: Any = MISSING) -> Any:
+        """Return the value of a key: stored, else the schema's default, else `default`, else raise `ConfigKeyError`.
+
+        The first read waits for a snapshot, `start_timeout_s` at most.
+        """
+        if self._state.snapshot is None:
+            await self._wait_first()
+        return self._state.read(key, default)
+
+    async def get_all(self) -> dict[str, Any]:
+        """Return all values that apply; an empty mapping where no snapshot came in time (`status` tells)."""
+        if self._state.snapshot is None:
+            await self._wait_first()
+        return self._state.read_all()
+
+    async def _wait_first(self) -> None:
+        if self._state.is_closed or self._state.failure is not None:
+            return
+        self._start()
+        now = asyncio.get_running_loop().time()
+        if self._wait_until is None:
+            self._wait_until = now + self._state.options.start_timeout_s
+        if self._wait_until > now:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._wait_until - now):
+                    await self._first.wait()
+
+    # ---- changes and status -------------------------------------------------------------------------------------
+
+    def on_change(self, callback: Callback, key: str | None = None) -> Callable[[], None]:
+        """Call `callback(change)` for each changed value, or for those of one key; the returned function ends it.
+
+        Callbacks run on this loop, one at a time, in the order of changes; coroutine functions are awaited. They may
+        read and close the client. An error in one is logged. The first snapshot is a change only where a read was
+        answered without one before.
+        """
+        return self._state.callbacks.add(callback, key)
+
+    @property
+    def status(self) -> ClientStatus:
+        """How fresh reads are, from where, and why."""
+        return self._state.status
+
+    async def wait_ready(self, timeout_s: float | None = None) -> None:
+        """Wait until a service has sent a snapshot; raises `TimeoutError` after `timeout_s`, None waits for ever.
+
+        Also raises `ClientClosed` and `LinkFailed`.
+        """
+        self._state.check()
+        if self._state.snapshot is not None:
+            return
+        self._start()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._first.wait()
+        except TimeoutError:
+            raise TimeoutError(f"after {timeout_s:g} s {self._state.why_nothing()}") from None
+        self._state.check()
+
+    # ---- lifetime -----------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> "AsyncConfigClient":
+        self._start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _start(self) -> None:
+        if self._state.is_closed:
+            raise ClientClosed("the client is closed")
+        if self._tasks:
+            return
+        link = Link(self._state.options, self._state.session)
+        loop = asyncio.get_running_loop()
+        follow = loop.create_task(link.run(self._take), name="configsvc-link")
+        follow.add_done_callback(self._link_ended)
+        self._tasks = [follow, loop.create_task(self._call_back(), name="configsvc-callbacks")]
+
+    def _take(self, snapshot: Any) -> None:
+        self._state.take(snapshot)
+        self._first.set()
+
+    def _link_ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            logger.error("a defect ended the link", exc_info=error)
+            self._state.fail(error)
+        self._first.set()
+
+    async def _call_back(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            for callback, change in self._state.callbacks.take():
+                try:
+                    result = callback(change)
+                    if inspect.isawaitable(result):
+                        await result
+                except asyncio.CancelledError:
+                    task = asyncio.current_task()
+                    if task is None or task.cancelling():
+                        raise
+                    log_failure(callback, change)
+                except Exception:
+                    log_failure(callback, change)
+                # A long row of callbacks must leave the loop to others in between.
+                await asyncio.sleep(0)
+                if self._state.is_closed:
+                    return
+
+    async def close(self) -> None:
+        """End the link; reads go on with the last state. Idempotent.
+
+        Raises `LinkFailed` where a defect had ended it before.
+        """
+        self._state.close()
+        self._first.set()
+        # A callback may close its client: the task that runs it ends by itself.
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        self._wake.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._state.failure is not None:
+            self._state.check()

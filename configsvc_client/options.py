@@ -1,0 +1,153 @@
+"""What a client was told to do: arguments and environment variables, checked once and put together.
+
+Owns the names of the variables, the default addresses and the rule about where a token may go. Pure: the environment is
+handed in, and no file is opened.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+from os import PathLike, fspath
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from configsvc_client.backoff import Backoff
+from configsvc_client.errors import InvalidOption
+from configsvc_client.sse import MAX_EVENT_BYTES
+
+DEFAULT_URLS = ("http://127.0.0.1:8080", "http://config-service:8080")
+"""Where a sidecar is without any setting: beside the process, else as the service of a compose file."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
+
+
+class Tuning(msgspec.Struct, frozen=True, kw_only=True):
+    """How patient the link is. The defaults are for production; tests of an application may want shorter ones."""
+
+    backoff: Backoff = Backoff()
+    """Between attempts, after the kinds of failure that pass by themselves."""
+    slow_backoff: Backoff = Backoff(base_s=5.0, cap_s=60.0)
+    """Once every address refuses for a reason that a person must remove (no permission, no such route)."""
+    connect_timeout_s: float = 10.0
+    """From opening the connection to the answer's head."""
+    believe_after_s: float = 30.0
+    """How long better replicas are looked for before an older state, or a history that was left, is believed."""
+    max_event_bytes: int = MAX_EVENT_BYTES
+    """The largest event that is accepted; a snapshot is one event."""
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One address of the service. `configured` means that somebody named it, so that it may be sent the token."""
+
+    url: str
+    configured: bool
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the address cannot leave this machine."""
+        host = urlsplit(self.url).hostname or ""
+        try:
+            return ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+    def watch_url(self, namespace: str, environment: str) -> str:
+        """The address of a scope's stream."""
+        return f"{self.url}/v1/watch/{quote(namespace, safe='')}/{quote(environment, safe='')}"
+
+    @property
+    def self_url(self) -> str:
+        """Where the service says what it is."""
+        return f"{self.url}/v1/self"
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a client was told. A missing namespace or environment is what the service says of itself."""
+
+    endpoints: tuple[Endpoint, ...]
+    namespace: str | None = None
+    environment: str | None = None
+    token_file: str | None = None
+    start_timeout_s: float = 5.0
+    max_staleness_s: float | None = None
+    heartbeat_s: float = 5.0
+    tuning: Tuning = Tuning()
+
+
+def resolve(
+    environ: Mapping[str, str],
+    *,
+    url: str | Sequence[str] | None = None,
+    namespace: str | None = None,
+    environment: str | None = None,
+    token_file: str | PathLike[str] | None = None,
+    start_timeout_s: float = 5.0,
+    max_staleness_s: float | None = None,
+    heartbeat_s: float | None = None,
+    tuning: Tuning | None = None,
+) -> Options:
+    """Put arguments over environment variables over defaults; raises `InvalidOption`.
+
+    A variable that is set but empty counts as unset: compose files pass on `${NAME}` whether or not it has a value.
+    """
+    path = fspath(token_file) if token_file is not None else environ.get("CONFIG_TOKEN_FILE")
+    return Options(
+        endpoints=_endpoints(url if url is not None else environ.get("CONFIGSVC_URL", "").strip() or None),
+        namespace=_name("namespace", namespace, environ.get("SERVICE_NAME")),
+        environment=_name("environment", environment, environ.get("CONFIG_ENVIRONMENT")),
+        token_file=path or None,
+        start_timeout_s=_seconds("start_timeout_s", start_timeout_s, allow_zero=True),
+        max_staleness_s=None if max_staleness_s is None else _seconds("max_staleness_s", max_staleness_s),
+        heartbeat_s=5.0 if heartbeat_s is None else _seconds("heartbeat_s", heartbeat_s),
+        tuning=tuning or Tuning(),
+    )
+
+
+def _endpoints(url: str | Sequence[str] | None) -> tuple[Endpoint, ...]:
+    if url is None:
+        return tuple(Endpoint(url=default, configured=False) for default in DEFAULT_URLS)
+    urls = url.split(",") if isinstance(url, str) else list(url)
+    checked = dict.fromkeys(_url(text.strip()) for text in urls if text.strip())
+    if not checked:
+        raise InvalidOption("url names no address")
+    return tuple(Endpoint(url=text, configured=True) for text in checked)
+
+
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        # Reading the port is what checks it.
+        has_host = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError as error:
+        raise InvalidOption(f"url {text!r}: {error}") from None
+    if parts.username is not None or parts.password is not None:
+        raise InvalidOption("url must not hold a user or a password; tokens come from token_file")
+    if parts.scheme not in ("http", "https") or not has_host:
+        raise InvalidOption(f"url {text!r} must look like http://host:port")
+    if parts.query or parts.fragment or any(char.isspace() for char in text):
+        raise InvalidOption(f"url {text!r} must end with its path: no query, no fragment, no white space")
+    return text.rstrip("/")
+
+
+def _name(option: str, argument: str | None, variable: str | None) -> str | None:
+    name = argument if argument is not None else variable or None
+    if name is not None and not is_name(name):
+        raise InvalidOption(
+            f"{option} {name!r} must be letters, digits, '.', '_' and '-', and begin with one of the first"
+        )
+    return name
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be a namespace or an environment."""
+    return _NAME.fullmatch(text) is not None
+
+
+def _seconds(option: str, value: float, *, allow_zero: bool = False) -> float:
+    if not math.isfinite(value) or value < 0 or (value == 0 and not allow_zero):
+        raise InvalidOption(
+            f"{option} must be a number of seconds {'from' if allow_zero else 'above'} 0, not {value!r}"
+        )
+    return float(value)

@@ -1,0 +1,361 @@
+"""The link's decisions as one state machine: what an event does, whether a service is believed, where to go next.
+
+Pure: events, errors and the time come in; the next state, a delay and notices come out. Knows no sockets, tasks or
+logs, so every rule about lagging replicas and forked histories can be tested by calling it. All times are monotonic
+seconds.
+
+The rules:
+
+- State never steps back. Within an epoch the *position* (the id of the last event) is the order, and it is separate
+  from the snapshot's revision: a heartbeat moves it on although nothing changed. A replica that is behind is heard, not
+  obeyed.
+- A snapshot below the position, or of an epoch that this client left, is refused, and the next address is tried. When
+  nobody has offered better for `believe_after_s` the store was probably restored, and it is believed, with a notice.
+- An event that makes no sense ends the connection, and the next one asks for a snapshot instead of resuming.
+"""
+
+import math
+from collections import deque
+from random import Random
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from configsvc_client.errors import Kind, LinkError
+from configsvc_client.options import Endpoint, Options
+from configsvc_client.protocol import (
+    CHANGE,
+    SNAPSHOT,
+    STATUS,
+    EventId,
+    decode_baseline,
+    decode_delta,
+    decode_status,
+    parse_event_id,
+)
+from configsvc_client.snapshot import Snapshot
+from configsvc_client.sse import Event
+
+MAX_LEFT_EPOCHS = 16
+MAX_HEARTBEAT_S = 60.0
+MAX_PATIENCE_S = 60.0
+MIN_LEARNED_HEARTBEAT_S = 1.0
+MISSED_HEARTBEATS = 2
+
+Decision = Literal["retry", "next", "slow"]
+
+_DECISIONS: dict[Kind, Decision] = {
+    "ended": "retry",
+    "unknown_scope": "slow",
+    "not_configsvc": "slow",
+    "token": "slow",
+}
+_PASSING_STATUS = frozenset({408, 425, 429})
+
+
+def classify(error: LinkError) -> Decision:
+    """What follows from a failure: the same address again, the next one, or the next one and slowly.
+
+    `slow` is for what only a person can change; it is never final, because people do.
+    """
+    if error.kind == "status":
+        status = error.status or 0
+        return "next" if status >= 500 or status in _PASSING_STATUS else "slow"
+    return _DECISIONS.get(error.kind, "next")
+
+
+class Attempt(NamedTuple):
+    """Where to connect next, and from where to resume; None asks for a snapshot."""
+
+    endpoint: Endpoint
+    last_event_id: EventId | None
+
+
+class Outcome(NamedTuple):
+    """What an event did: the new state where there is one, and what people should know of."""
+
+    snapshot: Snapshot | None = None
+    notice: str | None = None
+
+
+_NOTHING = Outcome()
+
+
+class View(NamedTuple):
+    """How fresh the state is; `since` is monotonic."""
+
+    state: Literal["connecting", "live", "stale"]
+    since: float
+    age_s: float | None
+
+
+class Session:
+    """One scope as one client holds it, over any number of connections to any of the addresses."""
+
+    def __init__(self, options: Options, random: Random, now: float) -> None:
+        self.namespace = options.namespace
+        self.environment = options.environment
+        self.snapshot: Snapshot | None = None
+        self.position: EventId | None = None
+        self.last_error: str | None = None
+        self.service_state: str | None = None
+        self.heartbeat_s = options.heartbeat_s
+        self._options = options
+        self._tuning = options.tuning
+        self._random = random
+        self._endpoints = options.endpoints
+        self._index = 0
+        self._left: deque[str] = deque(maxlen=MAX_LEFT_EPOCHS)
+        self._resume = True
+        self._doubt_since: float | None = None
+        # Counting failures: in all since things were well, and addresses that refused in a way that does not pass.
+        self._failures = 0
+        self._slow: set[int] = set()
+        self._retry_s = 0.0
+        # This connection.
+        self._opened_at: float | None = None
+        self._active_at = now
+        self._status_at: float | None = None
+        self._not_live_since: float | None = None
+        self._proved_here = False
+        self._patience = 0
+        # What the application is told.
+        self._link_live = False
+        self._since = now
+        self._proved_at: float | None = None
+        self._said_stale_at: float | None = None
+
+    def __repr__(self) -> str:
+        state = f"{self.position} {self.service_state}" if self._opened_at is not None else f"{self.position} down"
+        return f"<Session {self.namespace}/{self.environment} {state} via {self.endpoint.url}>"
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The address that is being used or tried."""
+        return self._endpoints[self._index]
+
+    # ---- connections --------------------------------------------------------------------------------------------
+
+    def attempt(self) -> Attempt:
+        """The next connection."""
+        return Attempt(self.endpoint, self.position if self._resume else None)
+
+    def opened(self, now: float) -> None:
+        """A service has answered with a stream."""
+        self._opened_at = self._active_at = now
+        self._status_at = self._not_live_since = None
+        self._proved_here = False
+        self.service_state = None
+
+    def active(self, now: float) -> None:
+        """Bytes of an event arrived: a long snapshot over a slow line is no silence."""
+        self._active_at = now
+
+    def deadline(self) -> float:
+        """When this connection is to be given up unless an event moves it on."""
+        return min(self._silent_at(), self._impatient_at())
+
+    def _silent_at(self) -> float:
+        return self._active_at + MISSED_HEARTBEATS * self.heartbeat_s
+
+    def _impatient_at(self) -> float:
+        """Elsewhere may be better than with a service that is not live, less and less likely so."""
+        if self._not_live_since is None or len(self._endpoints) == 1:
+            return math.inf
+        return self._not_live_since + min(MISSED_HEARTBEATS * self.heartbeat_s * 2.0**self._patience, MAX_PATIENCE_S)
+
+    def overdue(self) -> LinkError:
+        """Why the connection is given up at `deadline`."""
+        if self._impatient_at() < self._silent_at():
+            self._patience = min(self._patience + 1, 8)
+            return LinkError("not_live", f"the service is {self.service_state}, another one may not be")
+        # Perhaps it is slower than was thought, and giving it up again and again would never let it show.
+        silence_s = MISSED_HEARTBEATS * self.heartbeat_s
+        self.heartbeat_s = min(2 * self.heartbeat_s, MAX_HEARTBEAT_S)
+        return LinkError("stalled", f"nothing arrived for {silence_s:.1f} s")
+
+    def lost(self, error: LinkError, now: float) -> float:
+        """Take note of a connection that failed or ended, choose the next address, and return the delay before it."""
+        was_well = self._proved_here and self._opened_at is not None and now - self._opened_at >= self.heartbeat_s
+        if was_well:
+            self._failures = 0
+        decision = classify(error)
+        if error.kind == "garbage":
+            self._resume = False
+        self._opened_at = None
+        self._link_live = False
+        self.last_error = f"{self.endpoint.url}: {error.detail}"
+        self.service_state = "draining" if error.kind == "draining" else None
+        if decision == "slow":
+            self._slow.add(self._index)
+        else:
+            self._slow.clear()
+        stays = decision == "retry" and self._proved_here
+        self._proved_here = False
+        if not stays:
+            self._index = (self._index + 1) % len(self._endpoints)
+        delay = self._delay(error, stays=stays)
+        self._failures += 1
+        if self._doubt_since is not None:
+            delay = min(delay, max(0.0, self._doubt_since + self._tuning.believe_after_s - now))
+        return delay
+
+    def stopped(self) -> None:
+        """Nobody moves this session any more."""
+        self._link_live = False
+        self._opened_at = self.service_state = None
+
+    def _delay(self, error: LinkError, *, stays: bool) -> float:
+        all_slow = len(self._slow) == len(self._endpoints)
+        backoff = self._tuning.slow_backoff if all_slow else self._tuning.backoff
+        # What a service asked for counts for itself; another address need not wait, unless a whole herd goes there.
+        floor_s = error.retry_after_s
+        if stays or len(self._endpoints) == 1:
+            floor_s = max(floor_s, self._retry_s)
+        return backoff.delay_s(self._failures // len(self._endpoints), self._random, floor_s=floor_s)
+
+    # ---- events -------------------------------------------------------------------------------------------------
+
+    def receive(self, event: Event, now: float) -> Outcome:
+        """Apply an event; raises `LinkError` where the connection is to be left. Unknown events do nothing."""
+        self._active_at = now
+        try:
+            outcome = self._receive(event, now)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise LinkError("garbage", f"event {event.event!r} does not read: {error}") from error
+        # Not reached while draining: that `retry` is for one time.
+        if event.retry is not None:
+            self._retry_s = event.retry / 1000
+        return outcome
+
+    def _receive(self, event: Event, now: float) -> Outcome:
+        if event.event == SNAPSHOT:
+            return self._snapshot(event, now)
+        if event.event == CHANGE:
+            return self._change(event, now)
+        if event.event == STATUS:
+            self._status(event, now)
+        return _NOTHING
+
+    def _snapshot(self, event: Event, now: float) -> Outcome:
+        baseline = decode_baseline(event.data)
+        if (baseline.namespace, baseline.environment) != (self.namespace, self.environment):
+            raise LinkError(
+                "garbage", f"snapshot of {baseline.namespace}/{baseline.environment}, which was not asked for"
+            )
+        # An id of its own is optional; the epoch has to be one that an id can be made of.
+        position = parse_event_id(event.id or f"{baseline.epoch}:{baseline.revision}")
+        if position is None or position.epoch != baseline.epoch or position.revision < baseline.revision:
+            raise LinkError("garbage", f"snapshot {baseline.epoch}:{baseline.revision} with id {event.id!r}")
+        notice = self._doubt(position, now)
+        if self.position is not None and self.position.epoch != position.epoch:
+            if position.epoch in self._left:
+                self._left.remove(position.epoch)
+            self._left.append(self.position.epoch)
+        # A new state, not a step from the old one: a snapshot is also how a damaged state is healed.
+        empty = Snapshot(namespace=baseline.namespace, environment=baseline.environment)
+        self.snapshot = empty.apply(baseline)
+        self.position = position
+        self._resume = True
+        self._proved(now)
+        return Outcome(self.snapshot, notice)
+
+    def _doubt(self, position: EventId, now: float) -> str | None:
+        """None for a snapshot that is not older; else raise until there was time enough to find better."""
+        held = self.position
+        if held is None:
+            return None
+        if position.epoch == held.epoch and position.revision < held.revision:
+            why = f"it is at {position}, this client is at {held}"
+        elif position.epoch in self._left:
+            why = f"it is at {position}, a history that this client left for {held}"
+        else:
+            return None
+        if self._doubt_since is None:
+            self._doubt_since = now
+        waited = now - self._doubt_since
+        if waited < self._tuning.believe_after_s:
+            raise LinkError("older", f"older state refused: {why}")
+        return f"older state believed, no service offered better for {waited:.0f} s: {why}"
+
+    def _change(self, event: Event, now: float) -> Outcome:
+        delta = decode_delta(event.data)
+        if self.snapshot is None or self.position is None:
+            raise LinkError("garbage", "change before any snapshot")
+        id = parse_event_id(event.id or f"{self.position.epoch}:{delta.revision}")
+        if id is None or id.epoch != self.position.epoch:
+            raise LinkError("garbage", f"change with id {event.id!r} for a state at {self.position}")
+        old = self.snapshot
+        self.snapshot = old.apply(delta)
+        self._advance(EventId(id.epoch, max(id.revision, delta.revision)))
+        self._proved(now)
+        return Outcome(self.snapshot) if self.snapshot is not old else _NOTHING
+
+    def _status(self, event: Event, now: float) -> None:
+        status = decode_status(event.data)
+        self._learn_heartbeat(now)
+        state = status.state
+        id = parse_event_id(event.id)
+        if id is not None and self.position is not None:
+            if id.epoch != self.position.epoch:
+                raise LinkError("garbage", f"status with id {id} for a state at {self.position}")
+            if id.revision < self.position.revision:
+                state = "behind"
+            self._advance(id)
+        self.service_state = state
+        if state == "draining":
+            retry_s = self._retry_s if event.retry is None else event.retry / 1000
+            raise LinkError("draining", "the service is shutting down", retry_after_s=retry_s)
+        if state == "live":
+            if id is not None and self.position is not None:
+                self._proved(now)
+            return
+        self._link_live = False
+        if self._not_live_since is None:
+            self._not_live_since = now
+        if self._said_stale_at is None:
+            self._said_stale_at = now
+        self.last_error = f"{self.endpoint.url}: the service is {state} since {status.since}"
+
+    def _advance(self, id: EventId) -> None:
+        if self.position is not None and id.revision > self.position.revision:
+            self.position = id
+
+    def _learn_heartbeat(self, now: float) -> None:
+        """Grow at once, shrink slowly: a status between two heartbeats must not make the rest look missing."""
+        if self._status_at is not None:
+            gap = now - self._status_at
+            learned = gap if gap > self.heartbeat_s else (3 * self.heartbeat_s + gap) / 4
+            least = min(MIN_LEARNED_HEARTBEAT_S, self._options.heartbeat_s)
+            self.heartbeat_s = min(max(learned, least), MAX_HEARTBEAT_S)
+        self._status_at = now
+
+    # ---- what the application is told ---------------------------------------------------------------------------
+
+    def _proved(self, now: float) -> None:
+        """The service has shown that the state is the newest it knows, and no older than what was held."""
+        if self.view(now).state != "live":
+            self._since = now
+        self._doubt_since = self._not_live_since = self._said_stale_at = None
+        self._patience = 0
+        self._slow.clear()
+        self.service_state = "live"
+        self._link_live = self._proved_here = True
+        self._proved_at = now
+
+    def view(self, now: float) -> View:
+        """How fresh the state is at this moment; the step to stale needs no event to happen."""
+        proved_at, said_stale_at = self._proved_at, self._said_stale_at
+        if proved_at is None:
+            return View("connecting", self._since, None)
+        if self._link_live:
+            return View("live", self._since, 0.0)
+        age_s = max(0.0, now - proved_at)
+        limit_s = self._options.max_staleness_s
+        if limit_s is None:
+            if said_stale_at is not None:
+                return View("stale", said_stale_at, age_s)
+            limit_s = MISSED_HEARTBEATS * self.heartbeat_s
+        if age_s <= limit_s:
+            return View("live", self._since, age_s)
+        return View("stale", proved_at + limit_s, age_s)

@@ -1,0 +1,119 @@
+"""What the two clients share: the state that reads are answered from, and what is said about it.
+
+Knows no tasks and no threads. One side writes (`take`, `stopped`, on the link's loop), any thread reads: the snapshot
+is immutable and swapped as one reference, so readers need no lock.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from configsvc_client import view
+from configsvc_client.callbacks import Callbacks
+from configsvc_client.errors import ClientClosed, ConfigKeyError, LinkFailed
+from configsvc_client.options import Options
+from configsvc_client.session import Session
+from configsvc_client.snapshot import Snapshot
+from configsvc_client.view import MISSING, ClientStatus
+
+
+class ClientState:
+    """One client's snapshot, session, callbacks and end."""
+
+    def __init__(self, options: Options, wake: Callable[[], None]) -> None:
+        self.options = options
+        self._started = time.monotonic()
+        self._started_at = datetime.now(UTC)
+        self.session = Session(options, random.Random(), self._started)
+        self.snapshot: Snapshot | None = None
+        self.callbacks = Callbacks(wake)
+        self.failure: BaseException | None = None
+        self._closed: float | None = None
+        self._answered_without = False
+
+    def __repr__(self) -> str:
+        s = self.session
+        scope = f"{s.namespace or '?'}/{s.environment or '?'}"
+        return f"{scope} {self.status.state} at {s.position or 'nothing'} via {s.endpoint.url}"
+
+    # ---- the link's side ----------------------------------------------------------------------------------------
+
+    def take(self, snapshot: Snapshot) -> None:
+        """Swap in a new state. The first one is a change only to an application that was answered without one."""
+        old, self.snapshot = self.snapshot, snapshot
+        if old is not None or self._answered_without:
+            self.callbacks.push(old, snapshot)
+
+    def fail(self, error: BaseException) -> None:
+        """Note the defect that ended the link."""
+        self.failure = error
+        self.session.last_error = f"a defect ended the link: {type(error).__name__}: {error}"
+
+    def close(self) -> None:
+        """Note the end; reads go on with what is there."""
+        if self._closed is None:
+            self._closed = time.monotonic()
+
+    # ---- the application's side ---------------------------------------------------------------------------------
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed is not None
+
+    def read(self, key: str, default: Any) -> Any:
+        """Answer from the state as it is now; raises `ConfigKeyError` only."""
+        snapshot = self.snapshot
+        if snapshot is None:
+            # The flag first, then a second look: whichever of `take` and this comes last sees the other.
+            self._answered_without = True
+            snapshot = self.snapshot
+        if snapshot is not None:
+            return view.lookup(snapshot, key, default)
+        if default is MISSING:
+            raise ConfigKeyError(key, hint=self.why_nothing())
+        return default
+
+    def read_all(self) -> dict[str, Any]:
+        """All values as they are now; nothing where there is no state."""
+        snapshot = self.snapshot
+        if snapshot is None:
+            self._answered_without = True
+            snapshot = self.snapshot
+        return {} if snapshot is None else view.values(snapshot)
+
+    def why_nothing(self) -> str:
+        """A sentence for an error: why there is no state."""
+        s = self.session
+        scope = f" of {s.namespace}/{s.environment}" if s.namespace and s.environment else ""
+        return f"no configuration{scope} was received; {s.last_error or f'no answer from {s.endpoint.url}'}"
+
+    def check(self) -> None:
+        """Raise where waiting is in vain."""
+        if self.failure is not None:
+            raise LinkFailed(self.session.last_error) from self.failure
+        if self.snapshot is None and self.is_closed:
+            raise ClientClosed("the client is closed")
+
+    @property
+    def status(self) -> ClientStatus:
+        """How fresh reads are at this moment."""
+        now = time.monotonic()
+        s = self.session
+        seen = s.view(now)
+        position, snapshot = s.position, self.snapshot
+        closed = self._closed
+        source = "none" if snapshot is None else "live" if seen.state == "live" and closed is None else "memory"
+        since = seen.since if closed is None else closed
+        return ClientStatus(
+            state=seen.state if closed is None else "closed",
+            source=source,  # type: ignore[arg-type]  # narrowed by the words above
+            revision=None if position is None else position.revision,
+            since=self._started_at + timedelta(seconds=since - self._started),
+            age_s=seen.age_s,
+            last_error=s.last_error,
+            url=s.endpoint.url,
+            service_state=s.service_state,
+        )

@@ -1,0 +1,101 @@
+"""What an application sees: values, changes and the client's status. Pure.
+
+Owns the order of precedence and the rule that nobody can change the shared state through a value that was read:
+scalars are handed out as they are, containers (dict, list) as a copy of their own.
+"""
+
+from datetime import datetime
+from enum import Enum
+from typing import Any, Final, Literal
+
+import msgspec
+
+from configsvc_client.errors import ConfigKeyError
+from configsvc_client.snapshot import Snapshot, same_value
+
+
+class _Missing(Enum):
+    MISSING = "MISSING"
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+
+MISSING: Final = _Missing.MISSING
+"""Absence, told apart from `None`, which is what a stored JSON null reads as."""
+
+
+class ConfigChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A key whose value is another one than before, came (`old` is `MISSING`) or went (`new` is `MISSING`).
+
+    `revision` is that of the state in which it is so.
+    """
+
+    key: str
+    old: Any
+    new: Any
+    revision: int
+
+
+class ClientStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How fresh what `get` answers is, and why.
+
+    `state`: `connecting` (nothing from a service yet), `live` (proved up to date by the service within
+    `max_staleness_s`, unset: within two heartbeats), `stale` (older, or the service says so itself), `closed`.
+    `source`: where values come from. `revision`: up to which everything is known; it steps back only with a new
+    history. `since`: when this state began. `age_s`: seconds since the state was last proved to be the newest, 0.0
+    while the link is live, None without any. `last_error`: the latest reason why the link was not live, kept after it
+    is. `url`: the service that is being asked; `service_state`: what it last said of itself on this connection.
+    """
+
+    state: Literal["connecting", "live", "stale", "closed"]
+    source: Literal["live", "memory", "disk", "none"]
+    revision: int | None
+    since: datetime
+    age_s: float | None
+    last_error: str | None
+    url: str
+    service_state: str | None
+
+
+def copy_value(value: Any) -> Any:
+    """A JSON value that its receiver may change."""
+    if type(value) is dict:
+        return {key: copy_value(item) for key, item in value.items()}
+    if type(value) is list:
+        return [copy_value(item) for item in value]
+    return value
+
+
+def lookup(snapshot: Snapshot, key: str, default: Any) -> Any:
+    """The value of a key: stored, else the schema's default (also an entry), else `default`, else `ConfigKeyError`."""
+    entry = snapshot.entries.get(key)
+    if entry is not None:
+        value = entry.value
+        return copy_value(value) if type(value) is dict or type(value) is list else value
+    if default is MISSING:
+        raise ConfigKeyError(key, snapshot.entries)
+    return default
+
+
+def values(snapshot: Snapshot) -> dict[str, Any]:
+    """All values that apply, by key, schema defaults included."""
+    return {key: copy_value(entry.value) for key, entry in snapshot.entries.items()}
+
+
+def changes(old: Snapshot | None, new: Snapshot) -> list[ConfigChange]:
+    """Each key whose *value* differs; an entry that moved to another version with its value kept is no change."""
+    before = old or Snapshot(namespace=new.namespace, environment=new.environment)
+    return [
+        ConfigChange(
+            key=change.key,
+            old=MISSING if change.old is None else copy_value(change.old.value),
+            new=MISSING if change.new is None else copy_value(change.new.value),
+            revision=new.revision,
+        )
+        for change in before.diff(new)
+        if change.old is None or change.new is None or not same_value(change.old.value, change.new.value)
+    ]

@@ -50,8 +50,8 @@ BACKOFF_S = (0.05, 5.0)
 STEADY_S = 10.0
 ROTATE_EVERY_S = 30.0
 """Forks found within this time of the last rotation are only told apart by this replica's private salt."""
-LOOK_EVERY_S = 1.0
-"""How often a service that may write looks for namespaces without an epoch key."""
+LOOK_EVERY_S = 0.1
+"""How often at most a service that may write looks for namespaces without an epoch key."""
 
 log = structlog.get_logger()
 
@@ -153,6 +153,8 @@ class Follower:
             await self._expect_later(listed)
         if fork:
             listed = await self._begin_history(listed)
+        elif not self._hub.listed:
+            listed = await self._complete(listed)
         new_history = fork or moved
         windows, lost = self._replica.needs(listed, new_history=new_history)
         before = {w.scope: await before_window(self._etcd, w, listed.scopes[w.scope]) for w in windows}
@@ -163,6 +165,7 @@ class Follower:
         self._hub.rebase(listed, windows=before, found=found, new_history=new_history)
         self.remembered = {}
         self.trouble = None
+        self.habits.news.set()
         log.info("etcd listed", reason=reason, revision=listed.revision, keys=len(listed.mirror))
 
     async def _expect_later(self, listed: Listed) -> None:
@@ -183,6 +186,18 @@ class Follower:
         records = (record(kv) for kv in result.kvs)
         header = result.header
         return sort_listing(records, header.revision, header.cluster_id, self._replica.environment)
+
+    async def _complete(self, listed: Listed) -> Listed:
+        """Before anybody reads: give namespaces their epoch keys, so that readers need not start anew soon after."""
+        missing = {scope.namespace for scope in listed.scopes} - listed.epochs.keys()
+        if self._writer is None or not missing:
+            return listed
+        try:
+            await self._writer.create_epochs(missing)
+        except EtcdError as error:
+            log.info("epoch keys could not be written before the start", error=str(error))
+            return listed
+        return await self._read()
 
     async def _begin_history(self, listed: Listed) -> Listed:
         """Start a new epoch: in etcd where we may write, and by a private salt for whatever did not change there."""
@@ -283,20 +298,21 @@ class Follower:
 
     async def _create_epochs(self, writer: Writer) -> None:
         """Give namespaces an epoch key on first sight, and finish rotations that others began."""
-        begun, known = True, frozenset[str]()
+        begun = True
         while True:
-            await asyncio.sleep(min(LOOK_EVERY_S, self._hub.heartbeat_s))
-            names = frozenset(name for name in self._replica.namespaces if self._replica.epoch_value(name) is None)
-            if not self._hub.listed or not (begun or names - known):
-                continue
+            await self.habits.news.wait()
+            self.habits.news.clear()
             try:
                 if begun:
                     await writer.finish()
                     begun = False
-                await writer.create_epochs(names)
-                known = names
+                await writer.create_epochs(self._without_epoch())
             except Refused as error:
                 log.warning("etcd lets this service write no epoch keys; it goes on without", error=str(error))
                 return
             except EtcdError as error:
                 log.warning("epoch keys could not be written", error=str(error))
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def _without_epoch(self) -> set[str]:
+        return {name for name in self._replica.namespaces if self._replica.epoch_value(name) is None}

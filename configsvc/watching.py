@@ -48,6 +48,8 @@ class Habits:
         """The interval of progress notices by endpoint."""
         self.store_revision = 0
         """The store's revision when it last said so."""
+        self.news = asyncio.Event()
+        """Set by every batch with events, for those who look after what is new."""
         self._warned = False
 
     def heard_progress(self, member: Member, gap_s: float) -> None:
@@ -151,6 +153,7 @@ class Watch:
             for revision, events in by_revision(batch.events):
                 if revision > position:
                     self._hub.apply(revision, events)
+            self._habits.news.set()
         elif batch.kind == CANCELED:
             if batch.compact_revision > position:
                 raise Compacted(f"compacted at {batch.compact_revision}")

@@ -1,6 +1,6 @@
 """What `configsvc dev` writes into an empty store: a dozen values as an application might have them.
 
-Pure: plain entries as anybody could put them with etcdctl, in one transaction. No release and no head: nothing was
+Plain entries as anybody could put them with etcdctl, in one transaction. No release and no head: nothing was
 deployed.
 """
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from configsvc.core.model import Scope, entry_path, head_path
-from configsvc.etcd.ops import Compare, Put, Txn
+from configsvc.core.model import ROOT, Scope, entry_path, head_path
+from configsvc.etcd.ops import Compare, Etcd, Put, Range, Txn, prefix_end
 from configsvc_client.protocol import format_time
 
 VALUES: dict[str, Any] = {
@@ -40,3 +40,10 @@ def sample(scope: Scope, now: datetime) -> Txn:
             for path, value in paths.items()
         ),
     )
+
+
+async def fill(etcd: Etcd, scope: Scope, now: datetime) -> bool:
+    """Write the sample into a store that holds no configuration at all; returns whether it did."""
+    root = ROOT.encode()
+    there = await etcd.range(Range(key=root, range_end=prefix_end(root), count_only=True))
+    return not there.count and (await etcd.txn(sample(scope, now))).succeeded

@@ -31,7 +31,10 @@ def serve(config: ConfigFile = None) -> None:
 
 
 def load_settings(config: Path | None, changes: Mapping[str, str | None] | None = None) -> "Settings":
-    """The settings of this process; `changes` are variables to set or, where None, to leave out. Exits 78 on problems."""
+    """The settings of this process; `changes` are variables to set or, where None, to leave out.
+
+    Exits 78 where something is wrong, with a line for each problem.
+    """
     from configsvc.settings import SettingsError, load
 
     environ = {**os.environ, **(changes or {})}

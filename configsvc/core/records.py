@@ -1,0 +1,119 @@
+"""What etcd says, sorted by what it is about: records, events, and a listing by scope.
+
+Pure. Reads entries and heads (`model.py`) and keeps what does not read as a `Problem`; what a state makes of either is
+`scope.py`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from configsvc.core.model import Head, Scope, Unreadable, decode_entry, decode_head, locate
+from configsvc_client.protocol import Entry
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A key of etcd as it is now. The core's own type, so that it does not depend on etcd's client."""
+
+    key: bytes
+    value: bytes
+    mod_revision: int
+    create_revision: int = 0
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One key's change: `record` as it became, None for a deletion."""
+
+    key: bytes
+    record: Record | None
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a stored key is not readable; `revision` is the key's `mod_revision`."""
+
+    reason: str
+    revision: int
+
+
+def read_entry(record: Record) -> Entry:
+    """An entry as readers see it; raises `Unreadable`."""
+    stored = decode_entry(record.value)
+    return Entry(value=stored.value, version=stored.version, revision=record.mod_revision, metadata=stored.metadata)
+
+
+def read_head(record: Record | None) -> tuple[Head | None, Problem | None]:
+    """A head, or why it does not read; neither where there is none."""
+    if record is None:
+        return None, None
+    try:
+        return decode_head(record.value), None
+    except Unreadable as error:
+        return None, Problem(reason=str(error), revision=record.mod_revision)
+
+
+def opening(head: Record, opened_revision: int | None) -> int:
+    """The revision at which the window in `head` was opened: its own where it does not say, and never a later one."""
+    return min(opened_revision or head.mod_revision, head.mod_revision)
+
+
+@dataclass(slots=True)
+class ListedScope:
+    """One scope as a listing has it. `entries` and `problems` are what its records read as, once `read` was called."""
+
+    records: dict[str, Record] = field(default_factory=dict)
+    head: Record | None = None
+    entries: dict[str, Entry] = field(default_factory=dict)
+    problems: dict[str, Problem] = field(default_factory=dict)
+
+    def read(self, memory: Mapping[str, Entry]) -> None:
+        """Decode the records, once; an entry that is in `memory` at the same revision is taken from there."""
+        if self.entries or self.problems:
+            return
+        for key, record in self.records.items():
+            remembered = memory.get(key)
+            if remembered and remembered.source == "stored" and remembered.revision == record.mod_revision:
+                self.entries[key] = remembered
+                continue
+            try:
+                self.entries[key] = read_entry(record)
+            except Unreadable as error:
+                self.problems[key] = Problem(reason=str(error), revision=record.mod_revision)
+
+
+@dataclass(slots=True)
+class Listed:
+    """A listing, sorted by what each key is for."""
+
+    revision: int
+    cluster_id: str
+    mirror: dict[bytes, int] = field(default_factory=dict)
+    scopes: dict[Scope, ListedScope] = field(default_factory=dict)
+    epochs: dict[str, bytes] = field(default_factory=dict)
+    schemas: dict[str, Record] = field(default_factory=dict)
+    unaddressable: dict[bytes, int] = field(default_factory=dict)
+    reserved: dict[bytes, int] = field(default_factory=dict)
+
+
+def sort_listing(records: Iterable[Record], revision: int, cluster_id: str, environment: str | None = None) -> Listed:
+    """Sort a listing by what each key is for. With `environment`, scopes of others are mirrored but not kept."""
+    listed = Listed(revision, cluster_id)
+    for record in records:
+        listed.mirror[record.key] = record.mod_revision
+        place = locate(record.key)
+        match place.kind:
+            case "entry" | "head" if environment is None or place.environment == environment:
+                scope = listed.scopes.setdefault(place.scope, ListedScope())
+                if place.kind == "head":
+                    scope.head = record
+                else:
+                    scope.records[place.name] = record
+            case "epoch":
+                listed.epochs[place.namespace] = record.value
+            case "schema":
+                listed.schemas[place.namespace] = record
+            case "unaddressable":
+                listed.unaddressable[record.key] = record.mod_revision
+            case "reserved":
+                listed.reserved[record.key] = record.mod_revision
+    return listed

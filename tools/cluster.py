@@ -10,10 +10,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from http.client import HTTPException
 from pathlib import Path
@@ -32,7 +33,10 @@ FOLDER = Path(".configsvc") / "cluster"
 STATE = FOLDER / "state.json"
 SCOPE = Scope("demo", "development")
 MEMBERS, REPLICAS = ("1", "2", "3"), ("r1", "r2")
+MEMBER_PORTS = ((12379, 12380), (22379, 22380), (32379, 32380))
+REPLICA_PORTS = ((8081, 0), (8082, 0))
 START_TIMEOUT_S = 30.0
+Ports = Sequence[tuple[int, int]]
 _http = build_opener(ProxyHandler({}))
 
 
@@ -123,7 +127,7 @@ def plan() -> list[Process]:
     folder = FOLDER.absolute()
     members = [
         local.LocalMember(f"m{name}", folder, ports, cluster.options)
-        for name, ports in zip(MEMBERS, local.free_ports(len(MEMBERS)), strict=True)
+        for name, ports in zip(MEMBERS, ports_for(MEMBER_PORTS), strict=True)
     ]
     for member in members:
         member.cluster = ",".join(f"{other.name}={other.peer_url}" for other in members)
@@ -131,7 +135,7 @@ def plan() -> list[Process]:
         Process(name=name, url=member.url, command=member.command())
         for name, member in zip(MEMBERS, members, strict=True)
     ]
-    for name, (port, _) in zip(REPLICAS, local.free_ports(len(REPLICAS)), strict=True):
+    for name, (port, _) in zip(REPLICAS, ports_for(REPLICA_PORTS), strict=True):
         environ = {
             "SERVICE_NAME": SCOPE.namespace,
             "CONFIGSVC_LISTEN": f"127.0.0.1:{port}",
@@ -142,6 +146,18 @@ def plan() -> list[Process]:
         command = [sys.executable, "-m", "configsvc", "serve", "--config", os.devnull]
         processes.append(Process(name=name, url=f"http://127.0.0.1:{port}", command=command, environ=environ))
     return processes
+
+
+def ports_for(preferred: Ports) -> Ports:
+    """The ports that are easy to remember; any that are free where one of those is taken."""
+    for port in (port for pair in preferred for port in pair if port):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((local.HOST, port))
+            except OSError:
+                return local.free_ports(len(preferred))
+    return preferred
 
 
 def newest_etcd() -> Path | None:

@@ -5,12 +5,12 @@ pages differ from the code; `tests/meta/test_docs.py` asks it.
 """
 
 import re
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from configsvc import errors, metrics, settings
+from configsvc.settings_values import Address
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -39,7 +39,7 @@ def _default(value: Any) -> str:
             return f"`{str(value).lower()}`"
         case float():
             return f"`{value:.0f}`" if value.is_integer() else f"`{value}`"
-        case tuple() if not isinstance(value, settings.Address):
+        case tuple() if not isinstance(value, Address):
             return f"`{','.join(value)}`"
         case _:
             return f"`{value}`"
@@ -61,7 +61,10 @@ def metrics_table() -> str:
     """Every metric with its type and labels."""
     return table(
         ("metric", "type", "labels", "meaning"),
-        ((f"`{m.name}`", m.kind, ", ".join(f"`{label}`" for label in m.labels), m.doc) for m in metrics.TABLE),
+        (
+            (f"`{name}`", metric.kind, ", ".join(f"`{label}`" for label in metric.labels), metric.doc)
+            for name, metric in metrics.TABLE.items()
+        ),
     )
 
 
@@ -92,4 +95,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -20,6 +20,7 @@ from configsvc.core.model import (
     decode_head,
     entry_path,
     manifests_prefix,
+    schema_path,
     scope_prefix,
 )
 from configsvc.core.release import Written, decode_content, decode_manifest, manifest_name
@@ -106,10 +107,14 @@ def record(kv: KeyValue) -> Record:
 
 
 async def before_window(etcd: Etcd, window: Window, listed: ListedScope) -> Sequence[Record] | None:
-    """All records of a scope as they were before its apply window opened; None where that cannot be known."""
+    """All records of a scope as they were before its apply window opened, and its namespace's schema as it was then.
+
+    None where that cannot be known. Without the schema where the state had to be rebuilt from the release's content.
+    """
     try:
         result = await etcd.list(scope_prefix(window.scope), revision=window.revision)
-        return [record(kv) for kv in result.kvs]
+        schema = await etcd.range(Range(key=schema_path(window.scope.namespace), revision=window.revision))
+        return [record(kv) for kv in [*result.kvs, *schema.kvs]]
     except Compacted:
         log.info("apply window opened before the last compaction", release=window.release, revision=window.revision)
     content = await _content(etcd, window.scope, window.release, window.applying.id)

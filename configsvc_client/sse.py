@@ -72,15 +72,14 @@ class Decoder:
     def _reset(self) -> None:
         self._event = ""
         self._data: list[bytes] = []
-        self._data_bytes = 0
+        self._block_bytes = 0
         self._own_id: str | None = None
         self._retry: int | None = None
 
     @property
     def pending_bytes(self) -> int:
         """How much of an unfinished event has arrived; comments do not count, since they carry nothing."""
-        is_comment = bool(self._line) and self._line[0].startswith(b":")
-        return self._data_bytes + (0 if is_comment else self._line_bytes)
+        return self._block_bytes + self._line_bytes
 
     def feed(self, chunk: bytes) -> list[Event]:
         """Take the next bytes and return the events that they complete, oldest first.
@@ -98,13 +97,12 @@ class Decoder:
         # bytes.splitlines knows CR, LF and CR LF, and no others.
         for piece in chunk.splitlines(keepends=True):
             if piece[-1] not in (_CR, _LF):
-                self._line.append(piece)
-                self._line_bytes += len(piece)
+                self._hold(piece)
             else:
                 event = self._end_line(piece.rstrip(b"\r\n"))
                 if event is not None:
                     events.append(event)
-            if self._line_bytes + self._data_bytes > self._max:
+            if self.pending_bytes > self._max:
                 self._failed = True
                 break
         else:
@@ -112,6 +110,14 @@ class Decoder:
         if self._failed and not events:
             raise EventTooLarge(self._max)
         return events
+
+    def _hold(self, piece: bytes) -> None:
+        # Of a comment its colon is enough.
+        if not self._line and piece.startswith(b":"):
+            self._line.append(b":")
+        elif self._line[:1] != [b":"]:
+            self._line.append(piece)
+            self._line_bytes += len(piece)
 
     def _end_line(self, tail: bytes) -> Event | None:
         line = tail
@@ -125,13 +131,14 @@ class Decoder:
         if not line:
             return self._dispatch()
         name, _, value = line.partition(b":")
+        if name:
+            self._block_bytes += len(line)
         self._field(name, value.removeprefix(b" "))
         return None
 
     def _field(self, name: bytes, value: bytes) -> None:
         if name == b"data":
             self._data.append(value)
-            self._data_bytes += len(value) + 1
         elif name == b"event":
             self._event = value.decode("utf-8", "replace")
         elif name == b"id":

@@ -330,9 +330,10 @@ class Hub:
                     retry_after_s=1,
                     revision=self.proved(scope),
                 )
-            await self._moved(remaining)
+            await self.moved(remaining)
 
-    async def _moved(self, timeout_s: float) -> None:
+    async def moved(self, timeout_s: float) -> None:
+        """Wait until something was published or proved, for `timeout_s` at most."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:

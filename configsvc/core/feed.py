@@ -37,10 +37,18 @@ class Frame:
 
     @property
     def sse(self) -> bytes:
-        """The event in the format of `text/event-stream`."""
+        """The event in the format of `text/event-stream`: `sse_head`, the data, and an empty line."""
         if self._sse is None:
-            self._sse = sse.encode(self.event, self.data, str(self.id) if self.id else None, self.retry_ms)
+            self._sse = b"%s%s\n\n" % (self.sse_head, self.data)
         return self._sse
+
+    @property
+    def sse_head(self) -> bytes:
+        """What stands before the data, for senders of frames too large to be copied for each reader."""
+        head = f"id: {self.id}\nevent: {self.event}\n" if self.id else f"event: {self.event}\n"
+        if self.retry_ms is not None:
+            head += f"retry: {self.retry_ms}\n"
+        return b"%sdata: " % head.encode()
 
     @property
     def ws(self) -> str:

@@ -1,0 +1,252 @@
+"""Every metric of the service, declared once: `TABLE` is the reference, and nothing else makes one.
+
+Two kinds: what is counted as it happens (`Metrics`' methods), and what is read from its owner when Prometheus asks
+(`_Reader`), so that no owner has to keep a second copy up to date. Each application has its own registry. No label
+holds a scope, a key or a path as it was sent: their number is not ours to bound, and metrics are read by people who
+may not read every scope.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from configsvc import __version__
+from configsvc.core.model import Scope
+from configsvc.etcd.ops import Etcd
+from configsvc.hub import Hub
+from configsvc_client.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from configsvc.etcd.breaker import State
+    from configsvc.follower import Follower
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+BREAKER_STATES = ("closed", "half-open", "open")
+
+
+class Declared(NamedTuple):
+    """One row of the reference."""
+
+    kind: str
+    doc: str
+    labels: tuple[str, ...] = ()
+
+
+TABLE: dict[str, Declared] = {
+    "configsvc_http_requests_total": Declared("counter", "Requests answered.", ("method", "route", "status")),
+    "configsvc_http_request_duration_seconds": Declared(
+        "histogram", "Time from a request's head to the end of its answer; without streams.", ("route", "status")
+    ),
+    "configsvc_http_requests_in_progress": Declared("gauge", "Requests being answered, streams included."),
+    "configsvc_refused_connections_total": Declared(
+        "counter", "Requests refused before routing: malformed, too large or too slow a head.", ("code",)
+    ),
+    "configsvc_read_cache_total": Declared(
+        "counter",
+        "Reads by where the body came from: not_modified (304), stored (made before), made (encoded for this read).",
+        ("result",),
+    ),
+    "configsvc_subscribers": Declared("gauge", "Open streams.", ("transport",)),
+    "configsvc_frames_sent_total": Declared("counter", "Events handed to streams.", ("event",)),
+    "configsvc_slow_streams_closed_total": Declared(
+        "counter", "Streams closed because their reader took nothing.", ("transport",)
+    ),
+    "configsvc_revision": Declared("gauge", "The etcd revision up to which this replica has seen everything."),
+    "configsvc_proved_timestamp_seconds": Declared(
+        "gauge", "When etcd last proved the state; 0 before the first time."
+    ),
+    "configsvc_staleness_seconds": Declared("gauge", "How old the state is; 0 while it is live."),
+    "configsvc_ready": Declared("gauge", "1 while every followed scope can be read."),
+    "configsvc_watch_connected": Declared("gauge", "1 while a watch on etcd is open."),
+    "configsvc_watch_lag_revisions": Declared("gauge", "By how many revisions etcd is known to be ahead."),
+    "configsvc_watch_reconnects_total": Declared("counter", "Watches on etcd that were replaced.", ("reason",)),
+    "configsvc_relists_total": Declared("counter", "Listings of everything, the first included.", ("reason",)),
+    "configsvc_forks_total": Declared("counter", "Times that etcd showed another history."),
+    "configsvc_etcd_requests_total": Declared("counter", "Requests to etcd.", ("operation", "outcome")),
+    "configsvc_etcd_request_duration_seconds": Declared("histogram", "Duration of requests to etcd.", ("operation",)),
+    "configsvc_etcd_breaker_state": Declared(
+        "gauge", "1 for the state that an endpoint's breaker is in.", ("endpoint", "state")
+    ),
+    "configsvc_etcd_breaker_changes_total": Declared(
+        "counter", "Times that an endpoint's breaker came into a state.", ("endpoint", "state")
+    ),
+    "configsvc_scopes": Declared("gauge", "Scopes that this replica has."),
+    "configsvc_entries": Declared("gauge", "Entries in all scopes, defaults included."),
+    "configsvc_snapshot_bytes": Declared("gauge", "Size of all stored values, as encoded JSON."),
+    "configsvc_stored_body_bytes": Declared("gauge", "Memory for answers that are kept as bytes."),
+    "configsvc_unreadable_entries": Declared("gauge", "Stored keys that could not be read.", ("kind",)),
+    "configsvc_apply_windows": Declared("gauge", "Scopes that stand still while a release is being applied."),
+    "configsvc_apply_window_oldest_seconds": Declared("gauge", "Age of the oldest of those windows; 0 without any."),
+    "configsvc_event_loop_lag_seconds": Declared("gauge", "How late the event loop was when last looked at."),
+    "configsvc_build_info": Declared("gauge", "1, labelled with the version.", ("version",)),
+}
+
+
+class Metrics:
+    """The registry of one application, and what is counted as it happens. Also the gateway's observer."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.registry = CollectorRegistry()
+        self.streams: dict[str, int] = {"sse": 0, "websocket": 0}
+        self.in_progress = 0
+        self.loop_lag_s = 0.0
+        self._requests = self._counter("configsvc_http_requests_total")
+        self._duration = self._histogram("configsvc_http_request_duration_seconds")
+        self._refused = self._counter("configsvc_refused_connections_total")
+        self._cache = self._counter("configsvc_read_cache_total")
+        self._slow = self._counter("configsvc_slow_streams_closed_total")
+        self._etcd_requests = self._counter("configsvc_etcd_requests_total")
+        self._etcd_duration = self._histogram("configsvc_etcd_request_duration_seconds")
+        self._breaker = self._counter("configsvc_etcd_breaker_changes_total")
+        self._gauge("configsvc_build_info").labels(__version__).set(1)
+        for result in ("not_modified", "stored", "made"):
+            self._cache.labels(result)
+        for transport in self.streams:
+            self._slow.labels(transport)
+        self._reader = _Reader(self, hub)
+        self.registry.register(self._reader)
+
+    def follow(self, follower: "Follower | None", etcd: Etcd | None) -> None:
+        """Read the metrics of the watch and of etcd's endpoints from these as well."""
+        self._reader.follower, self._reader.etcd = follower, etcd
+
+    def exposition(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    # ---- what is counted as it happens --------------------------------------------------------------------------
+
+    def answered(self, method: str, route: str, status: int, seconds: float | None) -> None:
+        """Count an answer; `seconds` is None for a stream."""
+        self._requests.labels(method, route, str(status)).inc()
+        if seconds is not None:
+            self._duration.labels(route, str(status)).observe(seconds)
+
+    def refused(self, code: str) -> None:
+        """Count a request that never got as far as a route."""
+        self._refused.labels(code).inc()
+
+    def read(self, result: str) -> None:
+        """Count a read by where its body came from."""
+        self._cache.labels(result).inc()
+
+    def slow_stream(self, transport: str) -> None:
+        """Count a stream that was closed because its reader took nothing."""
+        self._slow.labels(transport).inc()
+
+    def etcd_call(self, operation: str, outcome: str, seconds: float, endpoint: str) -> None:
+        """Count a request to etcd."""
+        self._etcd_requests.labels(operation, outcome).inc()
+        self._etcd_duration.labels(operation).observe(seconds)
+
+    def etcd_breaker(self, endpoint: str, state: "State") -> None:
+        """Count a change of an endpoint's breaker."""
+        self._breaker.labels(endpoint, state).inc()
+
+    def _counter(self, name: str) -> Counter:
+        return Counter(name, TABLE[name].doc, TABLE[name].labels, registry=self.registry)
+
+    def _gauge(self, name: str) -> Gauge:
+        return Gauge(name, TABLE[name].doc, TABLE[name].labels, registry=self.registry)
+
+    def _histogram(self, name: str) -> Histogram:
+        declared = TABLE[name]
+        return Histogram(name, declared.doc, declared.labels, registry=self.registry, buckets=LATENCY_BUCKETS_S)
+
+
+class _Reader(Collector):
+    """Reads gauges from their owners when asked."""
+
+    def __init__(self, metrics: Metrics, hub: Hub) -> None:
+        self.follower: Follower | None = None
+        self.etcd: Etcd | None = None
+        self._metrics = metrics
+        self._hub = hub
+        self._sizes: dict[Scope, tuple[Snapshot, int]] = {}
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._freshness()
+        yield from self._content()
+        yield from self._streams()
+        if self.follower is not None:
+            yield from self._watch(self.follower)
+        if self.etcd is not None:
+            yield _breakers(self.etcd)
+
+    def _freshness(self) -> Iterator[Metric]:
+        hub = self._hub
+        proved = hub.proved_time
+        yield _gauge("configsvc_revision", hub.replica.position)
+        yield _gauge("configsvc_proved_timestamp_seconds", proved.timestamp() if proved else 0)
+        yield _gauge("configsvc_staleness_seconds", hub.staleness_s())
+        yield _gauge("configsvc_ready", hub.ready)
+        yield _gauge("configsvc_event_loop_lag_seconds", self._metrics.loop_lag_s)
+        held = hub.held_for()
+        yield _gauge("configsvc_apply_windows", len(held))
+        yield _gauge("configsvc_apply_window_oldest_seconds", max(held.values(), default=0))
+
+    def _content(self) -> Iterator[Metric]:
+        replica = self._hub.replica
+        feeds = [feed for feed in self._hub.feeds.values() if feed.exists]
+        self._sizes = {scope: size for scope, size in self._sizes.items() if scope in self._hub.feeds}
+        yield _gauge("configsvc_scopes", len(feeds))
+        yield _gauge("configsvc_entries", sum(len(feed.snapshot.entries) for feed in feeds))
+        yield _gauge("configsvc_snapshot_bytes", sum(self._value_bytes(feed.scope, feed.snapshot) for feed in feeds))
+        stored = sum(len(data) for feed in self._hub.feeds.values() for data in feed.memo.values())
+        yield _gauge("configsvc_stored_body_bytes", stored)
+        yield _labelled(
+            "configsvc_unreadable_entries",
+            {
+                "entry": sum(len(state.unreadable) for state in replica.scopes.values()),
+                "head": sum(state.head_problem is not None for state in replica.scopes.values()),
+                "schema": len(replica.schema_problems),
+                "unaddressable": len(replica.unaddressable),
+            },
+        )
+
+    def _value_bytes(self, scope: Scope, snapshot: Snapshot) -> int:
+        """Counted once per state: a scope can have very many entries."""
+        known = self._sizes.get(scope)
+        if known is None or known[0] is not snapshot:
+            known = self._sizes[scope] = (snapshot, sum(len(bytes(e.value)) for e in snapshot.entries.values()))
+        return known[1]
+
+    def _streams(self) -> Iterator[Metric]:
+        yield _gauge("configsvc_http_requests_in_progress", self._metrics.in_progress)
+        yield _labelled("configsvc_subscribers", self._metrics.streams)
+        sent = {"snapshot": 0, "change": 0, "status": 0, **self._hub.frames_sent}
+        yield _labelled("configsvc_frames_sent_total", sent)
+
+    def _watch(self, follower: "Follower") -> Iterator[Metric]:
+        yield _gauge("configsvc_watch_connected", follower.connected)
+        yield _gauge("configsvc_watch_lag_revisions", follower.lag)
+        yield _labelled("configsvc_watch_reconnects_total", follower.reconnects)
+        yield _labelled("configsvc_relists_total", follower.relists)
+        yield CounterMetricFamily("configsvc_forks_total", TABLE["configsvc_forks_total"].doc, value=follower.forks)
+
+
+def _gauge(name: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, TABLE[name].doc, value=value)
+
+
+def _breakers(etcd: Etcd) -> Metric:
+    declared = TABLE["configsvc_etcd_breaker_state"]
+    metric = GaugeMetricFamily("configsvc_etcd_breaker_state", declared.doc, labels=declared.labels)
+    for member in etcd.members:
+        for state in BREAKER_STATES:
+            metric.add_metric([member.url, state], member.breaker == state)
+    return metric
+
+
+def _labelled(name: str, values: dict[str, int]) -> Metric:
+    declared = TABLE[name]
+    family: Callable[..., CounterMetricFamily | GaugeMetricFamily]
+    family = CounterMetricFamily if declared.kind == "counter" else GaugeMetricFamily
+    metric = family(name, declared.doc, labels=declared.labels)
+    for label, value in sorted(values.items()):
+        metric.add_metric([label], value)
+    return metric

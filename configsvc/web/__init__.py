@@ -1,0 +1,1 @@
+"""The HTTP side of the service: the only users of aiohttp's server. `routes.py` is its table of contents."""

@@ -1,0 +1,85 @@
+"""What handlers and middlewares share: the application's collaborators and the request's facts, by typed keys.
+
+Set in one place each: application keys in `app.create_app`, request keys by the middleware that finds the fact out.
+"""
+
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from configsvc.auth import Authenticator
+from configsvc.core.model import Scope
+from configsvc.core.policy import Identity, decide
+from configsvc.errors import NotFound
+from configsvc.hub import Hub
+from configsvc.metrics import Metrics
+from configsvc.settings import Settings
+from configsvc.web.health import Health
+from configsvc.web.route import Route, Target
+
+SETTINGS = web.AppKey("settings", Settings)
+HUB = web.AppKey("hub", Hub)
+METRICS = web.AppKey("metrics", Metrics)
+HEALTH = web.AppKey("health", Health)
+AUTHENTICATOR = web.AppKey("authenticator", Authenticator)
+ROUTES = web.AppKey("routes", tuple[Route, ...])
+ROUTE_OF = web.AppKey("route_of", Mapping[object, Route])
+OPENAPI = web.AppKey("openapi", bytes)
+
+REQUEST_ID = web.RequestKey("request_id", str)
+IDENTITY = web.RequestKey("identity", Identity)
+TARGET = web.RequestKey("target", Target)
+ANSWERED = web.RequestKey("answered", int)
+"""The status of an answer that was begun and goes on; for the log, should it break off."""
+
+
+def route(request: web.Request) -> Route | None:
+    """The row that a request was routed to; None for an unknown path or method."""
+    return request.app[ROUTE_OF].get(request.match_info.handler)
+
+
+def identity(request: web.Request) -> Identity:
+    """Who sent the request."""
+    return request[IDENTITY]
+
+
+def scope(request: web.Request) -> Scope:
+    """The scope that the request is about, which its sender may read."""
+    found = request[TARGET].scope
+    assert found is not None
+    return found
+
+
+def key(request: web.Request) -> str:
+    """The key that the request is about."""
+    found = request[TARGET].key
+    assert found is not None
+    return found
+
+
+def query(request: web.Request) -> Mapping[str, str]:
+    """The query parameters that the route knows."""
+    return request[TARGET].query
+
+
+def follows(settings: Settings, asked: Scope) -> bool:
+    """Whether this service follows `asked` at all: a sidecar has one namespace, perhaps one environment of it."""
+    if settings.service_name not in (None, asked.namespace):
+        return False
+    return settings.environment in (None, asked.environment)
+
+
+def readable_scopes(request: web.Request) -> list[Scope]:
+    """The scopes that exist here and that the sender of the request may read."""
+    who = identity(request)
+    feeds = request.app[HUB].feeds
+    return sorted(s for s, feed in feeds.items() if feed.exists and decide(who, "read", s).allowed)
+
+
+def unrouted(request: web.Request) -> NotFound:
+    """The answer to a path that no route has, with those that look like it."""
+    routes = [r.path for r in request.app[ROUTES]]
+    head = "/".join(request.path.split("/")[:3])
+    alike = [path for path in routes if path.startswith(head)] if len(head) > 3 else []
+    hint = ", ".join(alike or routes[:3])
+    return NotFound(f"no route has this path; there is {hint} (all: /openapi.json)", code="route_not_found", near=alike)

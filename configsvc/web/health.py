@@ -1,0 +1,155 @@
+"""What is well and what is not: the checks behind `/health`, each with the time since when it is so.
+
+Reads the hub, the metrics' owners and the follower; changes none of them. `observe` is called in intervals as well as
+by requests, so that a `since` is right although nobody asked at the time.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from configsvc.etcd.ops import Etcd
+from configsvc.follower import Follower
+from configsvc.hub import Hub, utc_now
+from configsvc_client.protocol import format_time
+
+Status = Literal["ok", "degraded", "unavailable"]
+_SEVERITY: tuple[Status, ...] = ("ok", "degraded", "unavailable")
+LONG_WINDOW_S = 60.0
+"""An apply window open for longer is reported: its writer has probably died."""
+
+Finding = tuple[str, Status, str]
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """One check as it is now."""
+
+    status: Status
+    since: datetime
+    detail: str
+
+
+class Health:
+    """All checks of one service. `follower` and `etcd` are None where the hub is fed by another hand."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        *,
+        follower: Follower | None = None,
+        etcd: Etcd | None = None,
+        ready_from_disk: bool = True,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._hub = hub
+        self._follower = follower
+        self._etcd = etcd
+        self._ready_from_disk = ready_from_disk
+        self._now = now
+        self._checks: dict[str, State] = {}
+        self._overall = State(status="unavailable", since=now(), detail="")
+
+    def observe(self) -> None:
+        """Look at everything and keep the time at which a status changed."""
+        found = {name: (status, detail) for name, status, detail in self._findings()}
+        now = self._now()
+        for name, (status, detail) in found.items():
+            before = self._checks.get(name)
+            since = before.since if before and before.status == status else now
+            self._checks[name] = State(status=status, since=since, detail=detail)
+        worst = max((status for status, _ in found.values()), key=_SEVERITY.index)
+        if worst != self._overall.status:
+            self._overall = State(status=worst, since=now, detail="")
+
+    def report(self) -> dict[str, object]:
+        """The body of `/health`."""
+        self.observe()
+        return {
+            "status": self._overall.status,
+            "since": format_time(self._overall.since),
+            "checks": {
+                name: {"status": state.status, "since": format_time(state.since), "detail": state.detail}
+                for name, state in self._checks.items()
+            },
+        }
+
+    @property
+    def status(self) -> Status:
+        """The worst of the checks when they were last looked at."""
+        return self._overall.status
+
+    @property
+    def ready(self) -> bool:
+        """Whether traffic should come here."""
+        hub = self._hub
+        return hub.ready and not hub.draining and (hub.listed or self._ready_from_disk)
+
+    # ---- checks -------------------------------------------------------------------------------------------------
+
+    def _findings(self) -> Iterator[Finding]:
+        yield self._data()
+        if self._follower is not None:
+            yield self._watch(self._follower)
+        if self._etcd is not None:
+            yield self._breaker(self._etcd)
+        yield self._unreadable()
+        yield self._windows()
+        yield self._cache()
+
+    def _data(self) -> Finding:
+        hub = self._hub
+        if hub.draining:
+            return "data", "unavailable", "shutting down"
+        if not hub.ready:
+            waiting = len(hub.pending())
+            what = f"{waiting} scopes wait for the end of a release" if waiting else "nothing was read from etcd yet"
+            return "data", "unavailable", what
+        if hub.state() == "stale":
+            ready = hub.listed or self._ready_from_disk
+            detail = f"etcd has not proved the data for {hub.staleness_s():.0f} s"
+            return "data", "degraded" if ready else "unavailable", detail
+        return "data", "ok", f"live at revision {hub.replica.position}"
+
+    def _watch(self, follower: Follower) -> Finding:
+        if follower.trouble is not None:
+            return "etcd", "degraded", follower.trouble
+        if not follower.connected:
+            return "etcd", "degraded", follower.last_error or "connecting"
+        return "etcd", "ok", f"watching {follower.member.url if follower.member else 'etcd'}"
+
+    def _breaker(self, etcd: Etcd) -> Finding:
+        left_alone = [member.url for member in etcd.members if member.breaker != "closed"]
+        if not left_alone:
+            return "breaker", "ok", f"{len(etcd.members)} endpoints in use"
+        return "breaker", "degraded", f"{len(left_alone)} of {len(etcd.members)} left alone: {', '.join(left_alone)}"
+
+    def _unreadable(self) -> Finding:
+        replica = self._hub.replica
+        # Only numbers: health is open to everybody, and the name of a key is not.
+        entries = sum(len(state.unreadable) for state in replica.scopes.values())
+        heads = sum(state.head_problem is not None for state in replica.scopes.values())
+        counts = {
+            "entries": entries,
+            "heads": heads,
+            "schemas": len(replica.schema_problems),
+            "keys outside the format": len(replica.unaddressable),
+        }
+        wrong = [f"{count} {what}" for what, count in counts.items() if count]
+        if not wrong:
+            return "entries", "ok", "all stored keys are readable"
+        return "entries", "degraded", f"unreadable: {', '.join(wrong)}"
+
+    def _windows(self) -> Finding:
+        ages = self._hub.held_for()
+        if not ages:
+            return "apply_windows", "ok", "none open"
+        oldest = max(ages.values())
+        status: Status = "degraded" if oldest > LONG_WINDOW_S else "ok"
+        return "apply_windows", status, f"{len(ages)} open, the oldest for {oldest:.0f} s"
+
+    def _cache(self) -> Finding:
+        if self._hub.ready and not self._hub.listed:
+            return "cache", "degraded", "serving last-known-good snapshots from disk"
+        return "cache", "ok", "not in use"

@@ -1,0 +1,120 @@
+"""The bodies of answers as types: what `/openapi.json` declares and what tests decode by.
+
+Stored bodies are encoded by `core/feed.py`; this module says what they hold. Pure data.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+Epoch = Annotated[
+    str, Meta(pattern="^[0-9a-f]{12}$", description="Identity of one history; revisions compare within it.")
+]
+Revision = Annotated[int, Meta(ge=0, description="etcd's revision.")]
+Release = Annotated[int, Meta(ge=1)]
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, description="RFC 3339 in UTC.")]
+
+
+class ScopeEntry(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What applies under one key of a scope: `value` is any JSON."""
+
+    value: Any
+    version: str | None
+    source: Literal["stored", "schema"]
+    revision: Revision
+    metadata: dict[str, Any] | None
+
+
+class ScopeValues(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A scope as plain values: what applies, schema defaults included."""
+
+    namespace: str
+    environment: str
+    epoch: Epoch
+    revision: Revision
+    release: Release | None
+    version: str | None
+    values: dict[str, Any]
+
+
+class ScopeEntries(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A scope with where each value comes from (`view=entries`)."""
+
+    namespace: str
+    environment: str
+    epoch: Epoch
+    revision: Revision
+    release: Release | None
+    version: str | None
+    entries: dict[str, ScopeEntry]
+
+
+class KeyEntry(ScopeEntry, kw_only=True, forbid_unknown_fields=True):
+    """One key's entry."""
+
+    key: str
+
+
+class SelfScope(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A scope that this service follows."""
+
+    namespace: str
+    environment: str
+    release: Release | None
+    revision: Revision
+
+
+class Self(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Who the caller is, and what this service is."""
+
+    service: Literal["configsvc"]
+    version: str
+    mode: Literal["sidecar", "central"]
+    namespace: str | None
+    environment: str | None
+    revision: Revision
+    scopes: Annotated[list[SelfScope], Meta(max_length=100)]
+    scopes_total: Annotated[int, Meta(ge=0)]
+    identity: str | None
+
+
+class Check(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """One thing that may be wrong."""
+
+    status: Literal["ok", "degraded", "unavailable"]
+    since: Time
+    detail: str
+
+
+class HealthReport(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The worst of the checks, and each of them."""
+
+    status: Literal["ok", "degraded", "unavailable"]
+    since: Time
+    checks: dict[str, Check]
+
+
+class Alive(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Index(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What there is to ask for."""
+
+    service: Literal["configsvc"]
+    version: str
+    routes: list[str]
+
+
+class Problem(msgspec.Struct, kw_only=True):
+    """RFC 9457. `code` is stable and is what programs decide by; some codes have more fields."""
+
+    type: str
+    title: str
+    status: Annotated[int, Meta(ge=400, le=599)]
+    code: str
+    detail: str
+    request_id: str

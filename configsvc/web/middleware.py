@@ -1,0 +1,173 @@
+"""What happens to every request, outermost first: log, errors, authenticate, authorize.
+
+Four middlewares on the root application and no handler decorators: a route is subject to all of it, or it does not
+exist. Authorization reads the route table; a handler that is not in it is refused.
+"""
+
+import asyncio
+import secrets
+from time import perf_counter
+
+import structlog
+from aiohttp import hdrs, web
+
+from configsvc.core.policy import decide
+from configsvc.errors import (
+    ConfigSvcError,
+    Forbidden,
+    Internal,
+    InvalidRequest,
+    TooLarge,
+    UnsupportedMediaType,
+)
+from configsvc.web import context, problems, syntax
+from configsvc.web.route import Handler, Route, Target
+
+MAX_IGNORED_BODY = 64 * 1024
+"""A body that nobody reads is passed over up to this size; the connection is not worth more."""
+GONE = 499
+"""In log and metrics, the status of an answer that nobody waited for."""
+METHODS = frozenset(hdrs.METH_ALL)
+
+log = structlog.get_logger("configsvc.http")
+
+
+# ---- request id and log ----------------------------------------------------------------------------------------------
+
+
+@web.middleware
+async def log_requests(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request an id, count it, and log it once it is answered."""
+    metrics = request.app[context.METRICS]
+    sent_id = request.headers.get("X-Request-Id")
+    request_id = syntax.sane_request_id(sent_id)
+    echo = request_id is not None
+    request[context.REQUEST_ID] = request_id = request_id or secrets.token_hex(8)
+    started = perf_counter()
+    metrics.in_progress += 1
+    response = None
+    try:
+        response = await handler(request)
+        if echo and not response.prepared:
+            response.headers["X-Request-Id"] = request_id
+        return response
+    finally:
+        metrics.in_progress -= 1
+        row = context.route(request)
+        status = response.status if response else request.get(context.ANSWERED, GONE)
+        seconds = perf_counter() - started
+        method = request.method if request.method in METHODS else "other"
+        metrics.answered(method, row.path if row else "", status, None if row and row.lasting else seconds)
+        _log(request, row, status, seconds)
+
+
+def _log(request: web.Request, row: Route | None, status: int, seconds: float) -> None:
+    if status >= 500 and status != 503:
+        level = "error"
+    elif status >= 400:
+        level = "info"
+    else:
+        # Reads come by the thousand, and a log of them would cost more than they do; the metrics have them.
+        level = "info" if row and row.lasting else "debug"
+    getattr(log, level)(
+        "request",
+        method=request.method,
+        path=request.path,
+        route=row.path if row else None,
+        status=status,
+        seconds=round(seconds, 6),
+        peer=request.remote,
+        identity=who.name if (who := request.get(context.IDENTITY)) else None,
+        request_id=request[context.REQUEST_ID],
+        trace_id=syntax.trace_id(request.headers.get("traceparent")),
+    )
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every error into a problem document. What is not one of ours is a defect: 500, and the log has it."""
+    try:
+        return await handler(request)
+    except ConfigSvcError as error:
+        failure = error
+    except web.HTTPException as error:
+        failure = (
+            context.unrouted(request) if error.status == 404 else problems.of_http_exception(error, request.method)
+        )
+    except (ConnectionError, asyncio.CancelledError):
+        raise
+    except Exception:
+        log.exception("request failed", request_id=request[context.REQUEST_ID], method=request.method)
+        failure = Internal("the service failed; its log has the reason under this request id")
+    if request.writer.output_size > 0:
+        # The head of another answer is out: all that can be told is that it broke off.
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the answer broke off")
+    response = problems.response(failure, request[context.REQUEST_ID])
+    if isinstance(failure, TooLarge | UnsupportedMediaType):
+        response.force_close()
+    return response
+
+
+# ---- who, what, may they ---------------------------------------------------------------------------------------------
+
+
+@web.middleware
+async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Find out who is calling. Open routes ask nobody."""
+    row = context.route(request)
+    if row is None or row.action != "open":
+        backend = request.app[context.AUTHENTICATOR]
+        request[context.IDENTITY] = await backend.identify(request.headers.get("Authorization"))
+    return await handler(request)
+
+
+@web.middleware
+async def authorize(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Check the request's shape, then whether its sender may do what the route does."""
+    if request.match_info.http_exception is not None:
+        raise request.match_info.http_exception
+    row = context.route(request)
+    if row is None:
+        raise Forbidden("this route is in no table, so nobody may use it")
+    _refuse_body(request)
+    request[context.TARGET] = target = _target(request, row)
+    if target.scope is not None and not context.follows(request.app[context.SETTINGS], target.scope):
+        settings = request.app[context.SETTINGS]
+        follows = f"{settings.service_name}/{settings.environment or '*'}"
+        raise Forbidden(f"this sidecar follows {follows}, not {target.scope}", code="outside_sidecar", follows=follows)
+    decision = decide(request.get(context.IDENTITY), row.action, target.scope)
+    if not decision.allowed:
+        raise Forbidden(decision.reason)
+    return await handler(request)
+
+
+def _target(request: web.Request, row: Route) -> Target:
+    """What the request is about, from its path and query as they were sent."""
+    if "#" in request.raw_path:
+        raise InvalidRequest("the path has a '#'; write %23 for it", code="invalid_path")
+    scope = key = None
+    if "{ns}" in row.path:
+        # Not from the router, which decodes and would take some spellings for others.
+        parts = request.rel_url.raw_path.split("/", 5)
+        scope = syntax.path_scope(parts[3], parts[4])
+        if "{key}" in row.path:
+            key = syntax.path_key(parts[5])
+    return Target(scope, key, syntax.parse_query(request.rel_url.raw_query_string, row.query_names))
+
+
+def _refuse_body(request: web.Request) -> None:
+    """No route takes a body yet: a small one is passed over, unread; nothing is ever unpacked."""
+    if not request.body_exists:
+        return
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedMediaType("this route takes no body, and none with a Content-Encoding")
+    if request.content_length is None or request.content_length > MAX_IGNORED_BODY:
+        raise TooLarge("this route takes no body", limit=MAX_IGNORED_BODY)
+
+
+MIDDLEWARES = (log_requests, answer_errors, authenticate, authorize)

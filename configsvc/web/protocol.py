@@ -1,0 +1,155 @@
+"""One connection: aiohttp's protocol with the bounds that a server on an open port needs, and errors in our shape.
+
+aiohttp waits without end for the rest of a request's head, answers a malformed one in plain text, and logs a stack
+trace for it. Here a head has a deadline, and whatever goes wrong before routing is a problem document and one log line.
+The only module that subclasses aiohttp's protocol.
+"""
+
+import asyncio
+import secrets
+from typing import Any
+
+import structlog
+from aiohttp import http_exceptions, web
+from aiohttp.web_protocol import RequestHandler
+
+from configsvc.errors import ConfigSvcError, HeadersTooLarge, Internal, InvalidRequest, RequestTimeout
+from configsvc.metrics import Metrics
+from configsvc.web import problems
+
+KEEPALIVE_S = 75.0
+"""An idle connection is closed after this time: longer than the common proxies keep theirs."""
+MAX_LINE_BYTES = 8 * 1024
+"""A key of 1,024 bytes, percent-encoded, with the longest scope and parameters, fits."""
+MAX_FIELD_BYTES = 16 * 1024
+MAX_FIELDS = 100
+LINGER_S = 2.0
+"""How long the rest of an unwanted body is read and thrown away, so that the answer is not lost in a reset."""
+
+log = structlog.get_logger("configsvc.http")
+
+
+class Protocol(RequestHandler):
+    """A connection with a deadline for each request's head."""
+
+    __slots__ = ("_deadline", "_head_timeout_s", "_metrics")
+
+    def __init__(
+        self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, head_timeout_s: float, metrics: Metrics
+    ) -> None:
+        super().__init__(
+            manager,
+            loop=loop,
+            keepalive_timeout=KEEPALIVE_S,
+            access_log=None,  # type: ignore[arg-type]  # None is how aiohttp is told to write none
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_FIELD_BYTES,
+            max_headers=MAX_FIELDS,
+            lingering_time=LINGER_S,
+            # A body stays as it was sent: unpacking is how a small request becomes a large one.
+            auto_decompress=False,
+        )
+        self._head_timeout_s = head_timeout_s
+        self._metrics = metrics
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Start the clock with the first byte of a head and stop it with the last."""
+        super().data_received(data)
+        # While a request is being answered, what arrives is its body or belongs to a later one.
+        waiting = self._waiter is not None and not self._waiter.done() and not self._messages
+        if not waiting:
+            self._stop_clock()
+        elif self._deadline is None and data.strip(b"\r\n"):
+            self._deadline = self._loop.call_later(self._head_timeout_s, self._head_overdue)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Stop the clock."""
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def _stop_clock(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _head_overdue(self) -> None:
+        self._deadline = None
+        if self.transport is None:
+            return
+        error = RequestTimeout(f"the request's head was not complete within {self._head_timeout_s:g} s")
+        request_id = self._refused(error)
+        self.transport.write(_raw(error, request_id))
+        self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what never reached the application, or what it failed to answer."""
+        if request.writer.output_size > 0:
+            raise ConnectionResetError("the answer broke off")
+        if status < 500:
+            error = _of_parser(exc)
+            request_id = self._refused(error)
+        else:
+            error = Internal("the service failed; its log has the reason under this request id")
+            request_id = secrets.token_hex(8)
+            log.error("request failed outside the application", request_id=request_id, exc_info=exc)
+        response = problems.response(error, request_id)
+        response.force_close()
+        return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send an answer; those of aiohttp's that no middleware saw are put in our shape first."""
+        if isinstance(resp, web.HTTPException):
+            error = problems.of_http_exception(resp, request.method)
+            resp = problems.response(error, self._refused(error))
+        return await super().finish_response(request, resp, start_time)
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """aiohttp's last resort: something broke outside of any request."""
+        log.error("connection failed", exc_info=kw.get("exc_info"))
+
+    def _refused(self, error: ConfigSvcError) -> str:
+        """Count and log a request that was refused before routing; returns the id that it gets."""
+        request_id = secrets.token_hex(8)
+        self._metrics.refused(error.code)
+        peer = self.peername[0] if isinstance(self.peername, tuple) else self.peername
+        log.info("request refused", code=error.code, detail=error.detail, peer=peer, request_id=request_id)
+        return request_id
+
+
+def _of_parser(exc: BaseException | None) -> ConfigSvcError:
+    """Our error for one of the parser's. Its text may repeat the request, so only its kind is told."""
+    match exc:
+        case http_exceptions.LineTooLong():
+            return HeadersTooLarge(
+                f"the request line may have {MAX_LINE_BYTES} bytes and each header {MAX_FIELD_BYTES}",
+                max_line_bytes=MAX_LINE_BYTES,
+                max_header_bytes=MAX_FIELD_BYTES,
+            )
+        case http_exceptions.BadHttpMessage() if "Too many" in exc.message:
+            return HeadersTooLarge(f"at most {MAX_FIELDS} headers may be sent", max_headers=MAX_FIELDS)
+        case http_exceptions.InvalidURLError():
+            return InvalidRequest("the request line names no valid path", code="invalid_path")
+        case http_exceptions.BadHttpMethod() | http_exceptions.BadStatusLine():
+            return InvalidRequest("the request line is not HTTP, such as GET /v1/self HTTP/1.1", code="bad_request")
+        case http_exceptions.InvalidHeader():
+            return InvalidRequest("a header is malformed: it is name, colon, value on one line", code="invalid_header")
+    return InvalidRequest("the request is not well-formed HTTP/1.1", code="bad_request")
+
+
+def _raw(error: ConfigSvcError, request_id: str) -> bytes:
+    """A whole answer as bytes, for when there is no request to answer."""
+    body = problems.document(error, request_id)
+    head = (
+        f"HTTP/1.1 {error.status} {error.title}\r\nContent-Type: {problems.MEDIA_TYPE}\r\n"
+        f"Content-Length: {len(body)}\r\nX-Request-Id: {request_id}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body

@@ -1,0 +1,68 @@
+"""What one row of the route table says: the types of `routes.py`, read by routing, authorization and `/openapi.json`.
+
+Plain data. A row holds everything that is decided by the route alone, so that nothing about it is said twice.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+from aiohttp import web
+
+from configsvc.core.model import Scope
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Parameter(msgspec.Struct, frozen=True, kw_only=True):
+    """A query parameter or header that a route reads. `schema` is JSON Schema."""
+
+    name: str
+    description: str
+    schema: Mapping[str, Any]
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a route may answer beside its problems. `content` maps a media type to the type of its body (None: any)."""
+
+    status: int
+    description: str
+    content: Mapping[str, Any] = {}
+    headers: tuple[str, ...] = ()
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """A row: what is routed where, which permission it needs, and what goes in and out.
+
+    `problems` are the statuses of the errors that it may answer beside those that every route may.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    action: str
+    summary: str
+    query: tuple[Parameter, ...] = ()
+    headers: tuple[Parameter, ...] = ()
+    answers: tuple[Answer, ...]
+    problems: tuple[int, ...] = ()
+    lasting: bool = False
+    """Whether the answer goes on until one side ends it: its duration says nothing about speed."""
+
+    @property
+    def query_names(self) -> tuple[str, ...]:
+        """The query parameters that it knows."""
+        return tuple(parameter.name for parameter in self.query)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What it is registered for: whatever can be read can be asked about by HEAD, but for lasting answers."""
+        return ("GET", "HEAD") if self.method == "GET" and not self.lasting else (self.method,)
+
+
+class Target(NamedTuple):
+    """What a request is about, checked: the shape of its path and query is right."""
+
+    scope: Scope | None
+    key: str | None
+    query: Mapping[str, str]

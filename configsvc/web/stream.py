@@ -1,0 +1,199 @@
+"""Streams: a scope's frames as Server-Sent Events or WebSocket messages, until one side ends it.
+
+What to send is the hub's reader's to say; this module gets it out of the door: in bounded slices, never faster than
+the other side takes them, and not for ever to one that takes nothing. A frame that is large is shared by all streams,
+not copied for each.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Iterable, Iterator
+
+from aiohttp import WSCloseCode, web
+
+from configsvc.core.feed import Frame
+from configsvc.errors import InvalidRequest
+from configsvc.hub import Reader
+from configsvc.web import context, syntax
+
+SLICE_BYTES = 64 * 1024
+"""What one write hands to the transport; also the transport's default high-water mark."""
+EASY_BYTES = SLICE_BYTES // 2
+"""Up to here the transport takes data without making its writer wait."""
+LOOKS = 5
+"""How often a blocked stream is looked at within `slow_reader_s`."""
+MAX_MESSAGE_BYTES = 4096
+CLOSE_TIMEOUT_S = 2.0
+
+SSE_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+
+class SlowReader(Exception):
+    """The other side has taken nothing for too long; its connection was aborted."""
+
+
+class Outlet:
+    """One connection's way out: waits while the other side is slow, and aborts when that takes nothing at all."""
+
+    def __init__(self, transport: asyncio.Transport, slow_reader_s: float) -> None:
+        self._transport = transport
+        self._slow_reader_s = slow_reader_s
+        self._clock = asyncio.get_running_loop().time
+        self._written = 0
+        self._taken = 0
+        self._taken_at = self._clock()
+
+    async def send(self, write: Awaitable[None], size: int) -> None:
+        """Await one write of `size` bytes; raises `SlowReader`, after aborting, where nothing moves for too long."""
+        self._written += size
+        if self._left() + size <= EASY_BYTES:
+            await write
+            self._look()
+            return
+        writing = asyncio.ensure_future(write)
+        try:
+            while not writing.done():
+                await asyncio.wait({writing}, timeout=self._slow_reader_s / LOOKS)
+                self._look()
+        finally:
+            writing.cancel()
+        await writing
+
+    def _left(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def _look(self) -> None:
+        now, left = self._clock(), self._left()
+        if left == 0 or self._written - left > self._taken:
+            self._taken, self._taken_at = self._written - left, now
+        elif now - self._taken_at >= self._slow_reader_s:
+            self._transport.abort()
+            raise SlowReader
+
+
+def slices(frames: Iterable[Frame]) -> Iterator[bytes | memoryview]:
+    """The frames as SSE bytes, in pieces of at most `SLICE_BYTES`: small ones joined, large ones cut but not copied."""
+    joined: list[bytes] = []
+    size = 0
+    for frame in frames:
+        if len(frame) + 256 > SLICE_BYTES:
+            yield b"".join([*joined, frame.sse_head])
+            joined, size = [b"\n\n"], 2
+            data = memoryview(frame.data)
+            for start in range(0, len(data), SLICE_BYTES):
+                yield data[start : start + SLICE_BYTES]
+            continue
+        if size + len(frame.sse) > SLICE_BYTES:
+            yield b"".join(joined)
+            joined, size = [], 0
+        joined.append(frame.sse)
+        size += len(frame.sse)
+    if joined:
+        yield b"".join(joined)
+
+
+async def watch(request: web.Request) -> web.StreamResponse:
+    """`GET /v1/watch/{ns}/{env}`."""
+    metrics = request.app[context.METRICS]
+    with _reader(request) as reader:
+        response = web.StreamResponse(headers={**SSE_HEADERS, **_echo(request)})
+        await response.prepare(request)
+        request[context.ANSWERED] = 200
+        outlet = _outlet(request)
+        metrics.streams["sse"] += 1
+        try:
+            async for frames in reader:
+                if not _still_allowed(request):
+                    break
+                for piece in slices(frames):
+                    await outlet.send(response.write(piece), len(piece))
+            await response.write_eof()
+        except SlowReader:
+            metrics.slow_stream("sse")
+        finally:
+            metrics.streams["sse"] -= 1
+    return response
+
+
+async def websocket(request: web.Request) -> web.StreamResponse:
+    """`GET /v1/ws/{ns}/{env}`: the same frames for those who want WebSocket."""
+    settings, metrics = request.app[context.SETTINGS], request.app[context.METRICS]
+    socket = web.WebSocketResponse(
+        heartbeat=settings.slow_reader_s,
+        timeout=CLOSE_TIMEOUT_S,
+        max_msg_size=MAX_MESSAGE_BYTES,
+        compress=False,
+    )
+    if not socket.can_prepare(request):
+        raise InvalidRequest(
+            "this route speaks WebSocket: send its handshake (Upgrade: websocket), or read /v1/watch instead",
+            code="invalid_header",
+        )
+    with _reader(request) as reader:
+        socket.headers.update(_echo(request))
+        await socket.prepare(request)
+        request[context.ANSWERED] = 101
+        metrics.streams["websocket"] += 1
+        try:
+            code = await _until_closed(request, socket, reader)
+            await socket.close(code=code)
+        except SlowReader:
+            metrics.slow_stream("websocket")
+        finally:
+            metrics.streams["websocket"] -= 1
+    return socket
+
+
+async def _until_closed(request: web.Request, socket: web.WebSocketResponse, reader: Reader) -> int:
+    """Send and listen until either ends; returns the code to close with."""
+    sending = asyncio.ensure_future(_send(request, socket, reader))
+    listening = asyncio.ensure_future(_ignore(socket))
+    try:
+        await asyncio.wait({sending, listening}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        ended = sending.done()
+        sending.cancel()
+        listening.cancel()
+        await asyncio.gather(sending, listening, return_exceptions=True)
+    return sending.result() if ended else WSCloseCode.OK
+
+
+async def _send(request: web.Request, socket: web.WebSocketResponse, reader: Reader) -> int:
+    outlet = _outlet(request)
+    async for frames in reader:
+        if not _still_allowed(request):
+            return WSCloseCode.POLICY_VIOLATION
+        for frame in frames:
+            await outlet.send(socket.send_str(frame.ws), len(frame))
+    return WSCloseCode.GOING_AWAY
+
+
+async def _ignore(socket: web.WebSocketResponse) -> None:
+    """Listen, because that is what answers pings and notices a close; what is said does not matter."""
+    async for _ in socket:
+        pass
+
+
+def _reader(request: web.Request) -> Reader:
+    position = syntax.position(request.headers.get("Last-Event-ID"), context.query(request).get("last_event_id"))
+    return request.app[context.HUB].subscribe(context.scope(request), position)
+
+
+def _outlet(request: web.Request) -> Outlet:
+    if request.transport is None:
+        raise ConnectionResetError("the other side is gone")
+    return Outlet(request.transport, request.app[context.SETTINGS].slow_reader_s)
+
+
+def _still_allowed(request: web.Request) -> bool:
+    """Whether the stream's reader may still read; asked before each write, heartbeats included."""
+    return request.app[context.AUTHENTICATOR].holds(context.identity(request))
+
+
+def _echo(request: web.Request) -> dict[str, str]:
+    """The request's own id, where it sent one that can be repeated."""
+    sent = syntax.sane_request_id(request.headers.get("X-Request-Id"))
+    return {} if sent is None else {"X-Request-Id": sent}

@@ -1,0 +1,230 @@
+"""The grammar of requests: path segments, query strings, and the few headers that are read here.
+
+Pure functions over the text as it was sent. A segment is percent-decoded exactly once and nothing is normalised, so a
+path never names another resource than its bytes say. Knows no route and no server.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from configsvc.core.model import Scope, parse_key, parse_scope
+from configsvc.errors import InvalidRequest
+from configsvc_client.protocol import EventId, parse_event_id
+
+MAX_WAIT_S = 30.0
+DEFAULT_WAIT_S = 5.0
+MAX_REVISION = 2**63 - 1
+NEAR = 0.75
+"""How alike (difflib's ratio) an unknown query parameter must be to a known one to be taken for a misspelling."""
+MAX_CANDIDATES = 500
+"""How many names a 404 looks at for near ones: finding them must stay cheaper than the request."""
+
+_STRAY_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+_SECONDS = re.compile(r"[0-9]{1,309}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
+_REVISION = re.compile(r"[0-9]{1,19}", re.ASCII)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?", re.ASCII
+)
+# RFC 9110 section 8.8.3: an entity tag is any visible characters but the quote, between quotes.
+_ENTITY_TAG = re.compile(r'[ \t]*(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*')
+_QUALITY = re.compile(r"[ \t]*[qQ][ \t]*=[ \t]*([01](?:\.[0-9]{0,3})?)[ \t]*", re.ASCII)
+
+
+# ---- paths -----------------------------------------------------------------------------------------------------------
+
+
+def percent_decode(raw: str) -> str:
+    """Undo percent-encoding once. Raises `ValueError` with the reason: a stray `%`, or bytes that are not UTF-8."""
+    data = raw.encode("utf-8", "surrogateescape")
+    if match := _STRAY_PERCENT.search(data):
+        raise ValueError(f"has a '%' at byte {match.start()} that no two hex digits follow; write %25 for a '%'")
+    decoded = _ESCAPE.sub(lambda match: bytes([int(match[1], 16)]), data)
+    try:
+        return decoded.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 once percent-decoded (byte {error.start})") from None
+
+
+def _segment(raw: str, parameter: str) -> str:
+    code = "invalid_key" if parameter == "key" else "invalid_scope"
+    try:
+        return percent_decode(raw)
+    except ValueError as error:
+        raise InvalidRequest(f"{parameter} {error}", code=code, parameter=parameter) from None
+
+
+def path_scope(raw_namespace: str, raw_environment: str) -> Scope:
+    """The scope that two raw path segments name; raises `InvalidRequest`."""
+    return parse_scope(_segment(raw_namespace, "namespace"), _segment(raw_environment, "environment"))
+
+
+def path_key(raw: str) -> str:
+    """The key that the raw rest of a path names; raises `InvalidRequest`. A slash in it, encoded or not, is refused."""
+    return parse_key(_segment(raw, "key"))
+
+
+# ---- query strings ---------------------------------------------------------------------------------------------------
+
+
+def parse_query(raw: str, known: Iterable[str]) -> dict[str, str]:
+    """The known parameters of a raw query string.
+
+    Unknown names are passed over, unless one is nearly a known name: a misspelt `min_revision` must not be ignored in
+    silence. Raises `InvalidRequest` (`invalid_query`) for those, for a parameter given twice, and for bad encoding.
+    """
+    known = tuple(known)
+    found: dict[str, str] = {}
+    for pair in filter(None, raw.split("&")):
+        raw_name, _, raw_value = pair.partition("=")
+        name = _query_text(raw_name, "a query parameter's name")
+        if name not in known:
+            if near := near_name(name, known):
+                raise query_error(name, f"is no query parameter here; did you mean {near}?", near=[near])
+            continue
+        if name in found:
+            raise query_error(name, "is given more than once; give it one value")
+        found[name] = _query_text(raw_value, f"query parameter {name}")
+    return found
+
+
+def _query_text(raw: str, what: str) -> str:
+    try:
+        return percent_decode(raw.replace("+", " "))
+    except ValueError as error:
+        raise InvalidRequest(f"{what} {error}", code="invalid_query") from None
+
+
+def near_name(name: str, known: Iterable[str]) -> str | None:
+    """The known parameter that `name` was probably meant to be, or None."""
+    plain = {_plain(one): one for one in known}
+    if (written := _plain(name[:64])) in plain:
+        return plain[written]
+    near = get_close_matches(written, plain, n=1, cutoff=NEAR)
+    return plain[near[0]] if near else None
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "").strip()
+
+
+def query_error(name: str, problem: str, **fields: Any) -> InvalidRequest:
+    """A refusal that names the parameter, what is wrong with it, and what would be right."""
+    return InvalidRequest(f"query parameter {shown(name)} {problem}", code="invalid_query", parameter=name, **fields)
+
+
+def shown(text: str) -> str:
+    """Text of a caller's as a message may repeat it: quoted, on one line, bounded."""
+    return ascii(text if len(text) <= 80 else text[:77] + "...")
+
+
+def query_choice(query: Mapping[str, str], name: str, *words: str) -> str:
+    """One of `words`, the first by default."""
+    value = query.get(name, words[0])
+    if value not in words:
+        raise query_error(name, f"is {shown(value)}; it may be {' or '.join(words)}")
+    return value
+
+
+class Awaited(NamedTuple):
+    """The revision that a read has to show, and how long it may wait for it."""
+
+    revision: int
+    epoch: str | None
+    wait_s: float
+
+
+def query_awaited(query: Mapping[str, str]) -> Awaited | None:
+    """Read `min_revision` and `wait_s`; None where no revision is asked for. Numbers above a maximum are cut to it."""
+    raw_wait = query.get("wait_s")
+    wait_s = DEFAULT_WAIT_S
+    if raw_wait is not None:
+        if not _SECONDS.fullmatch(raw_wait):
+            raise query_error("wait_s", f"is {shown(raw_wait)}; it is a number of seconds from 0 to {MAX_WAIT_S:g}")
+        wait_s = min(float(raw_wait), MAX_WAIT_S)
+    raw = query.get("min_revision")
+    if raw is None:
+        return None
+    if at := parse_event_id(raw):
+        return Awaited(min(at.revision, MAX_REVISION), at.epoch, wait_s)
+    if not _REVISION.fullmatch(raw):
+        right = "it is a revision such as 1042, or epoch:revision as in an ETag or an event id"
+        raise query_error("min_revision", f"is {shown(raw)}; {right}")
+    return Awaited(min(int(raw), MAX_REVISION), None, wait_s)
+
+
+# ---- headers ---------------------------------------------------------------------------------------------------------
+
+
+def none_match(header: str, etag: str) -> bool:
+    """Whether `If-None-Match` lists `etag` (bare, without quotes) or is `*`: then the reader has it already.
+
+    Compares weakly, as RFC 9110 section 13.1.2 wants. A malformed list counts up to where it is well-formed: the answer
+    is then a whole body, which is never wrong.
+    """
+    if header.strip(" \t") == "*":
+        return True
+    at = 0
+    while match := _ENTITY_TAG.match(header, at):
+        if match[1] == etag:
+            return True
+        at = match.end()
+        if not header.startswith(",", at):
+            return False
+        while header[at : at + 1] in (",", " ", "\t") and at < len(header):
+            at += 1
+    return False
+
+
+def accepts_gzip(header: str) -> bool:
+    """Whether `Accept-Encoding` allows gzip: named or by `*`, and not with a quality of 0."""
+    wild = False
+    for part in header.split(","):
+        coding, *parameters = part.split(";")
+        name = coding.strip(" \t").lower()
+        if name in ("gzip", "x-gzip"):
+            return _wanted(parameters)
+        if name == "*":
+            wild = _wanted(parameters)
+    return wild
+
+
+def _wanted(parameters: list[str]) -> bool:
+    for parameter in parameters:
+        if match := _QUALITY.fullmatch(parameter):
+            return float(match[1]) > 0
+    return True
+
+
+def sane_request_id(header: str | None) -> str | None:
+    """A caller's request id where it can go into a log and a header as it is; else None."""
+    return header if header is not None and _REQUEST_ID.fullmatch(header) else None
+
+
+def trace_id(header: str | None) -> str | None:
+    """The trace id of a W3C `traceparent`; None where it is none."""
+    match = _TRACEPARENT.fullmatch(header) if header and len(header) <= 256 else None
+    return match[1] if match else None
+
+
+def position(header: str | None, query: str | None) -> EventId | None:
+    """Where a stream's reader is: `Last-Event-ID` wins over `?last_event_id=`; what makes no sense is nowhere."""
+    return parse_event_id(header.strip(" \t") if header is not None else query)
+
+
+# ---- near names ------------------------------------------------------------------------------------------------------
+
+
+def near(name: str, names: Iterable[str]) -> list[str]:
+    """Up to three of `names` that look like `name`, the most alike first."""
+    candidates: list[str] = []
+    if len(name) <= 128:
+        for one in names:
+            if abs(len(one) - len(name)) <= max(3, len(name) // 3):
+                candidates.append(one)
+                if len(candidates) == MAX_CANDIDATES:
+                    break
+    return get_close_matches(name, candidates, n=3, cutoff=0.7)

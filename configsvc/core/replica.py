@@ -99,7 +99,8 @@ class Replica:
         self._reserved: dict[bytes, int] = {}
         self._epochs: dict[str, bytes] = {}
         self._namespaces: dict[str, Namespace] = {}
-        self._broken = False
+        self.broken = False
+        """Whether `apply` raised `Relist` and the listing is still to come: `mirror` is then ahead of `position`."""
 
     def __repr__(self) -> str:
         held = sum(state.hold is not None for state in self.scopes.values())
@@ -256,7 +257,7 @@ class Replica:
             )
             updates += [update] if update else []
         self.remembered = {}
-        self._broken = False
+        self.broken = False
         return updates
 
     # ---- events -------------------------------------------------------------------------------------------------
@@ -266,7 +267,7 @@ class Replica:
 
         After `Relist` only `rebase` goes on, and `position` stays: what was published is true, nothing more is proved.
         """
-        if self._broken or revision <= self.position:
+        if self.broken or revision <= self.position:
             raise Relist(f"events at {revision}, and everything is known up to {self.position} only")
         touches: dict[Scope, Touch] = {}
         rotated: set[str] = set()
@@ -307,14 +308,14 @@ class Replica:
                 updates[scope] = state.update(baseline=True)
         ordered = [updates[scope] for scope in sorted(updates)]
         if failures:
-            self._broken = True
+            self.broken = True
             raise Relist("; ".join(failures), ordered)
         self.position = revision
         return ordered
 
     def prove(self, revision: int) -> None:
         """Move `position` to what etcd proved; never back, and not while a listing is due."""
-        if not self._broken:
+        if not self.broken:
             self.position = max(self.position, revision)
 
     def _mirror_event(self, event: Event, revision: int) -> Place | None:

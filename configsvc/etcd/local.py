@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -199,18 +199,19 @@ class LocalMember:
 
     def _healthy(self) -> bool:
         try:
-            return bool(self.get("/health").get("health") == "true")
+            return bool(self.ask("/health").get("health") == "true")
         except (OSError, ValueError, http.client.HTTPException):
             return False
 
-    def get(self, path: str, body: dict[str, Any] | None = None) -> Any:
+    def ask(self, path: str, body: dict[str, Any] | None = None, headers: Mapping[str, str] | None = None) -> Any:
         """Ask the member for JSON: GET, or POST with a body."""
         address = urlsplit(self.url)
         connection = http.client.HTTPConnection(HOST, address.port, timeout=2)
         if self.options.tls:
             connection = http.client.HTTPSConnection(HOST, address.port, timeout=2, context=self._tls_context())
         try:
-            connection.request("GET" if body is None else "POST", path, None if body is None else json.dumps(body))
+            content = None if body is None else json.dumps(body)
+            connection.request("GET" if body is None else "POST", path, content, dict(headers or {}))
             return json.loads(connection.getresponse().read())
         finally:
             connection.close()
@@ -389,7 +390,7 @@ class LocalCluster:
         """The member that leads, as far as the members know."""
         for member in self.members:
             try:
-                status = member.get("/v3/maintenance/status", {})
+                status = member.ask("/v3/maintenance/status", {})
             except (OSError, ValueError, http.client.HTTPException):
                 continue
             if status.get("leader") == status.get("header", {}).get("member_id"):

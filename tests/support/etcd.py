@@ -1,6 +1,7 @@
 """Real etcds for tests: which versions there are, and the few calls that tests make beside the gateway."""
 
 import asyncio
+import base64
 import os
 import re
 import uuid
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from configsvc.etcd.gateway import Gateway
-from configsvc.etcd.local import LocalEtcd, LocalMember, LocalOptions, binary_version, find_binary
+from configsvc.etcd.local import LocalCluster, LocalMember, LocalOptions, binary_version, find_binary
 from configsvc.etcd.ops import Delete, Put, Range, RangeResult, Txn, prefix_end
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ def newest() -> str:
     return next((version for version in reversed(current_versions()) if not missing(version)), WHEEL)
 
 
-def version_of(etcd: LocalEtcd) -> tuple[int, ...]:
+def version_of(etcd: LocalCluster) -> tuple[int, ...]:
     """The version that runs."""
     return binary_version(find_binary(etcd.options.binary))
 
@@ -90,18 +91,44 @@ async def get(gateway: Gateway, key: bytes) -> RangeResult:
     return await gateway.range(Range(key=key))
 
 
-async def compact(member: LocalMember | LocalEtcd, revision: int) -> None:
+async def compact(member: LocalMember | LocalCluster, revision: int) -> None:
     """Forget what was before `revision`."""
     await call(member, "/v3/kv/compaction", {"revision": str(revision), "physical": True})
 
 
-async def call(member: LocalMember | LocalEtcd, path: str, body: dict[str, Any]) -> Any:
+async def call(member: LocalMember | LocalCluster, path: str, body: dict[str, Any], *, token: str = "") -> Any:
     """Ask one member something that the gateway does not offer."""
-    one = member.members[0] if isinstance(member, LocalEtcd) else member
-    answer = await asyncio.to_thread(one.get, path, body)
+    one = member.members[0] if isinstance(member, LocalCluster) else member
+    answer = await asyncio.to_thread(one.ask, path, body, {"Authorization": token} if token else None)
     assert "error" not in answer, answer
     assert "code" not in answer, answer
     return answer
+
+
+def encoded(data: bytes) -> str:
+    """Bytes as etcd's JSON has them."""
+    return base64.b64encode(data).decode()
+
+
+ROOT_PASSWORD = "root's"
+
+
+async def enable_auth(etcd: LocalCluster, *, user: str, password: str, prefix: bytes) -> None:
+    """Turn on users: root, and one that may read and write a prefix."""
+    for name, secret in (("root", ROOT_PASSWORD), (user, password)):
+        await call(etcd, "/v3/auth/user/add", {"name": name, "password": secret})
+        await call(etcd, "/v3/auth/role/add", {"name": name})
+        await call(etcd, "/v3/auth/user/grant", {"user": name, "role": name})
+    permission = {"permType": "READWRITE", "key": encoded(prefix), "range_end": encoded(prefix_end(prefix))}
+    await call(etcd, "/v3/auth/role/grant", {"name": user, "perm": permission})
+    await call(etcd, "/v3/auth/enable", {})
+
+
+async def root_token(etcd: LocalCluster) -> str:
+    """A token that may do everything."""
+    answer = await call(etcd, "/v3/auth/authenticate", {"name": "root", "password": ROOT_PASSWORD})
+    token: str = answer["token"]
+    return token
 
 
 async def eventually(look: Callable[[], T], *, timeout_s: float = 20.0) -> T:

@@ -17,7 +17,7 @@ from configsvc.metrics import Metrics
 from configsvc.settings import Settings
 from configsvc.web import context, openapi
 from configsvc.web.health import Health
-from configsvc.web.middleware import MIDDLEWARES
+from configsvc.web.middleware import MIDDLEWARES, finish_head
 from configsvc.web.route import Route
 from configsvc.web.routes import ANY_ROUTE, ROUTES
 
@@ -53,6 +53,7 @@ def create_app(
     metrics.follow(follower, etcd)
     _add_routes(app, ROUTES)
     app.cleanup_ctx.extend([*lifetimes, _heartbeats, _self_observation])
+    app.on_response_prepare.append(finish_head)
     app.on_shutdown.append(_drain)
     return app
 

@@ -27,6 +27,7 @@ ROUTE_OF = web.AppKey("route_of", Mapping[object, Route])
 OPENAPI = web.AppKey("openapi", bytes)
 
 REQUEST_ID = web.RequestKey("request_id", str)
+ECHO_ID = web.RequestKey("echo_id", bool)
 IDENTITY = web.RequestKey("identity", Identity)
 TARGET = web.RequestKey("target", Target)
 ANSWERED = web.RequestKey("answered", int)

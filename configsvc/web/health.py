@@ -13,6 +13,7 @@ import msgspec
 from configsvc.etcd.ops import Etcd
 from configsvc.follower import Follower
 from configsvc.hub import Hub, utc_now
+from configsvc.store import Store
 from configsvc_client.protocol import format_time
 
 Status = Literal["ok", "degraded", "unavailable"]
@@ -40,12 +41,14 @@ class Health:
         *,
         follower: Follower | None = None,
         etcd: Etcd | None = None,
+        store: Store | None = None,
         ready_from_disk: bool = True,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._hub = hub
         self._follower = follower
         self._etcd = etcd
+        self._store = store
         self._ready_from_disk = ready_from_disk
         self._now = now
         self._checks: dict[str, State] = {}
@@ -152,4 +155,8 @@ class Health:
     def _cache(self) -> Finding:
         if self._hub.ready and not self._hub.listed:
             return "cache", "degraded", "serving last-known-good snapshots from disk"
-        return "cache", "ok", "not in use"
+        if self._store is None:
+            return "cache", "ok", "not in use"
+        if self._store.problem:
+            return "cache", "degraded", f"snapshots cannot be kept: {self._store.problem}"
+        return "cache", "ok", "snapshots are kept"

@@ -27,6 +27,7 @@ MAX_IGNORED_BODY = 64 * 1024
 """A body that nobody reads is passed over up to this size; the connection is not worth more."""
 GONE = 499
 """In log and metrics, the status of an answer that nobody waited for."""
+MAX_LOGGED_PATH = 300
 METHODS = frozenset(hdrs.METH_ALL)
 
 log = structlog.get_logger("configsvc.http")
@@ -39,17 +40,14 @@ log = structlog.get_logger("configsvc.http")
 async def log_requests(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id, count it, and log it once it is answered."""
     metrics = request.app[context.METRICS]
-    sent_id = request.headers.get("X-Request-Id")
-    request_id = syntax.sane_request_id(sent_id)
-    echo = request_id is not None
-    request[context.REQUEST_ID] = request_id = request_id or secrets.token_hex(8)
+    sent_id = syntax.sane_request_id(request.headers.get("X-Request-Id"))
+    request[context.REQUEST_ID] = sent_id or secrets.token_hex(8)
+    request[context.ECHO_ID] = sent_id is not None
     started = perf_counter()
     metrics.in_progress += 1
     response = None
     try:
         response = await handler(request)
-        if echo and not response.prepared:
-            response.headers["X-Request-Id"] = request_id
         return response
     finally:
         metrics.in_progress -= 1
@@ -59,6 +57,13 @@ async def log_requests(request: web.Request, handler: Handler) -> web.StreamResp
         method = request.method if request.method in METHODS else "other"
         metrics.answered(method, row.path if row else "", status, None if row and row.lasting else seconds)
         _log(request, row, status, seconds)
+
+
+async def finish_head(request: web.Request, response: web.StreamResponse) -> None:
+    """Add to every answer's head what all of them have: the caller's own request id, where it sent one."""
+    response.headers["Server"] = problems.SERVER
+    if request.get(context.ECHO_ID):
+        response.headers["X-Request-Id"] = request[context.REQUEST_ID]
 
 
 def _log(request: web.Request, row: Route | None, status: int, seconds: float) -> None:
@@ -72,7 +77,7 @@ def _log(request: web.Request, row: Route | None, status: int, seconds: float) -
     getattr(log, level)(
         "request",
         method=request.method,
-        path=request.path,
+        path=request.rel_url.raw_path[:MAX_LOGGED_PATH],
         route=row.path if row else None,
         status=status,
         seconds=round(seconds, 6),

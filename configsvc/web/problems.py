@@ -17,6 +17,7 @@ from configsvc.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
+SERVER = "configsvc"
 TYPE = "urn:configsvc:error:"
 
 
@@ -30,7 +31,7 @@ def document(error: ConfigSvcError, request_id: str) -> bytes:
         "detail": error.detail,
         "request_id": request_id,
     }
-    return msgspec.json.encode({**error.fields, **body})
+    return msgspec.json.encode(body | {name: value for name, value in error.fields.items() if name not in body})
 
 
 def response(error: ConfigSvcError, request_id: str, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -43,6 +44,7 @@ def response(error: ConfigSvcError, request_id: str, headers: Mapping[str, str] 
             **(headers or {}),
             "Content-Type": MEDIA_TYPE,
             "Cache-Control": "no-store",
+            "Server": SERVER,
             "X-Request-Id": request_id,
         },
     )

@@ -99,7 +99,7 @@ async def watch(request: web.Request) -> web.StreamResponse:
     """`GET /v1/watch/{ns}/{env}`."""
     metrics = request.app[context.METRICS]
     with _reader(request) as reader:
-        response = web.StreamResponse(headers={**SSE_HEADERS, **_echo(request)})
+        response = web.StreamResponse(headers=SSE_HEADERS)
         await response.prepare(request)
         request[context.ANSWERED] = 200
         outlet = _outlet(request)
@@ -133,7 +133,6 @@ async def websocket(request: web.Request) -> web.StreamResponse:
             code="invalid_header",
         )
     with _reader(request) as reader:
-        socket.headers.update(_echo(request))
         await socket.prepare(request)
         request[context.ANSWERED] = 101
         metrics.streams["websocket"] += 1
@@ -191,9 +190,3 @@ def _outlet(request: web.Request) -> Outlet:
 def _still_allowed(request: web.Request) -> bool:
     """Whether the stream's reader may still read; asked before each write, heartbeats included."""
     return request.app[context.AUTHENTICATOR].holds(context.identity(request))
-
-
-def _echo(request: web.Request) -> dict[str, str]:
-    """The request's own id, where it sent one that can be repeated."""
-    sent = syntax.sane_request_id(request.headers.get("X-Request-Id"))
-    return {} if sent is None else {"X-Request-Id": sent}

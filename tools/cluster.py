@@ -321,5 +321,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    os.chdir(Path(__file__).parents[1])
     main(sys.argv[1:])

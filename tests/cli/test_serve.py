@@ -1,0 +1,56 @@
+"""`configsvc serve` as a process: its exit codes, and what it says with them."""
+
+import re
+import signal
+import socket
+
+import pytest
+
+from tests.cli.commands import CONFIGSVC, Running, get, run
+
+NO_ETCD = {"SERVICE_NAME": "demo", "CONFIGSVC_LISTEN": "127.0.0.1:0", "ETCD_ENDPOINTS": "127.0.0.1:1"}
+
+
+def test_all_wrong_settings_are_listed_at_once(tmp_path):
+    (tmp_path / "config-service.yaml").write_text("heartbeats: 3\n")
+    done = run(*CONFIGSVC, "serve", cwd=tmp_path, CONFIGSVC_LISTEN="8080", ETCD_USER="u", CONFIGSVC_DRAIN_S="soon")
+    assert done.returncode == 78
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("configsvc: ") for line in lines)
+    for name in ("config-service.yaml:1:1", "CONFIGSVC_LISTEN", "ETCD_USER", "CONFIGSVC_DRAIN_S", "SERVICE_NAME"):
+        assert sum(line.startswith(f"configsvc: {name}") for line in lines) == 1, name
+
+
+def test_the_file_of_the_option_must_be_there(tmp_path):
+    done = run(*CONFIGSVC, "serve", "--config", "nowhere.yaml", cwd=tmp_path, **NO_ETCD)
+    assert done.returncode == 78
+    assert "nowhere.yaml: No such file or directory" in done.stderr
+
+
+def test_a_port_in_use_is_exit_69(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = run(*CONFIGSVC, "serve", cwd=tmp_path, **NO_ETCD | {"CONFIGSVC_LISTEN": address})
+    assert done.returncode == 69
+    assert f"cannot listen on {address}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_start_that_takes_too_long_is_exit_69(tmp_path):
+    done = run(*CONFIGSVC, "serve", cwd=tmp_path, **NO_ETCD, CONFIGSVC_START_TIMEOUT_S="0.2")
+    assert done.returncode == 69
+    assert "nothing could be read from etcd within 0.2 s" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_waits_for_etcd_and_a_signal_ends_it_with_0(number, tmp_path):
+    (tmp_path / "settings.yaml").write_text("service_name: demo\n")
+    settings = {name: value for name, value in NO_ETCD.items() if name != "SERVICE_NAME"}
+    with Running(*CONFIGSVC, "serve", "--config", "settings.yaml", cwd=tmp_path, **settings) as serve:
+        url = serve.until("it listens", lambda: re.search(r"http://127\.0\.0\.1:\d+", serve.err))[0]
+        assert serve.until("it answers", lambda: get(f"{url}/health/live")) == {"status": "ok"}
+        assert get(f"{url}/v1/config/demo/development")["code"] == "starting"
+        assert get(f"{url}/health/ready")["status"] == "unavailable"
+        assert serve.stop(number) == 0
+    assert "Traceback" not in serve.err

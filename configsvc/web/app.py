@@ -15,6 +15,7 @@ from configsvc.follower import Follower
 from configsvc.hub import Hub
 from configsvc.metrics import Metrics
 from configsvc.settings import Settings
+from configsvc.store import Store
 from configsvc.web import context, openapi
 from configsvc.web.health import Health
 from configsvc.web.middleware import MIDDLEWARES, finish_head
@@ -37,11 +38,12 @@ def create_app(
     authenticator: auth.Authenticator | None = None,
     follower: Follower | None = None,
     etcd: Etcd | None = None,
+    store: Store | None = None,
     lifetimes: Sequence[Lifetime] = (),
 ) -> web.Application:
     """The application over a hub. Whoever feeds the hub is among `lifetimes`, which begin before everything else here.
 
-    `follower` and `etcd` are looked at by health and metrics, where the hub is fed by them.
+    `follower`, `etcd` and `store` are looked at by health and metrics, where the hub is fed by them.
     """
     app = web.Application(middlewares=MIDDLEWARES)
     app[FAILURE] = Failure()
@@ -49,7 +51,9 @@ def create_app(
     app[context.HUB] = hub
     app[context.METRICS] = metrics = metrics or Metrics(hub)
     app[context.AUTHENTICATOR] = authenticator or auth.authenticator(settings)
-    app[context.HEALTH] = Health(hub, follower=follower, etcd=etcd, ready_from_disk=settings.ready_from_disk)
+    app[context.HEALTH] = Health(
+        hub, follower=follower, etcd=etcd, store=store, ready_from_disk=settings.ready_from_disk
+    )
     metrics.follow(follower, etcd)
     _add_routes(app, ROUTES)
     app.cleanup_ctx.extend([*lifetimes, _heartbeats, _self_observation])

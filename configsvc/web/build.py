@@ -1,24 +1,28 @@
 """From settings to a running application: etcd, hub and follower, in the order in which they need each other."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 from aiohttp import web
 
-from configsvc.core.model import namespace_prefix
+from configsvc.core.model import Scope, namespace_prefix
 from configsvc.core.replica import Replica
 from configsvc.etcd.gateway import Gateway, GatewayConfig
 from configsvc.follower import Follower
 from configsvc.hub import Hub
 from configsvc.metrics import Metrics
 from configsvc.settings import Settings
+from configsvc.store import Saver, Store
 from configsvc.web.app import create_app, running
 from configsvc.writer import Writer
 
 
 def build(settings: Settings) -> web.Application:
     """The application that the settings describe. Nothing is opened before it is started."""
+    replica = Replica(settings.environment)
+    store = _store(settings)
     hub = Hub(
-        Replica(settings.environment),
+        replica,
         heartbeat_s=settings.heartbeat_s,
         max_frames=settings.frame_log_count,
         max_bytes=settings.frame_log_bytes,
@@ -26,18 +30,54 @@ def build(settings: Settings) -> web.Application:
     )
     metrics = Metrics(hub)
     gateway = Gateway(gateway_config(settings), observer=metrics)
-    writer = Writer(gateway) if settings.writes else None
-    follower = Follower(gateway, hub, prefix=namespace_prefix(settings.service_name), writer=writer)
+    follower = Follower(
+        gateway,
+        hub,
+        prefix=namespace_prefix(settings.service_name),
+        writer=Writer(gateway) if settings.writes else None,
+        keep=store.save_history if store else lambda history: None,
+    )
 
     async def etcd_open(app: web.Application) -> AsyncIterator[None]:
         async with gateway:
             yield
 
+    async def keeping(app: web.Application) -> AsyncIterator[None]:
+        if store is None:
+            yield
+            return
+        saver = Saver(store, replica, proved_at=lambda: hub.proved_time)
+        hub.on_publish = saver.note
+        follower.recall(store.load(partial(follows, settings)), store.load_history())
+        async with running(app, saver.run(), "saver"):
+            yield
+        saver.renew()
+        await saver.flush()
+
     async def following(app: web.Application) -> AsyncIterator[None]:
         async with running(app, follower.run(), "follower"):
             yield
 
-    return create_app(settings, hub, metrics=metrics, follower=follower, etcd=gateway, lifetimes=[etcd_open, following])
+    return create_app(
+        settings,
+        hub,
+        metrics=metrics,
+        follower=follower,
+        etcd=gateway,
+        store=store,
+        lifetimes=[etcd_open, keeping, following],
+    )
+
+
+def _store(settings: Settings) -> Store | None:
+    if settings.cache_dir is None:
+        return None
+    return Store(settings.cache_dir, max_age_s=settings.cache_max_age_s, owner=settings.service_name or "")
+
+
+def follows(settings: Settings, scope: Scope) -> bool:
+    """Whether this service serves `scope` at all."""
+    return settings.service_name in (None, scope.namespace) and settings.environment in (None, scope.environment)
 
 
 def gateway_config(settings: Settings) -> GatewayConfig:

@@ -14,7 +14,7 @@ import asyncio
 import random
 import secrets
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 import structlog
@@ -26,6 +26,7 @@ from configsvc.etcd.ops import (
     Compacted,
     Etcd,
     EtcdError,
+    LeftAlone,
     Member,
     Range,
     Refused,
@@ -42,6 +43,7 @@ from configsvc.history import (
     release_of,
 )
 from configsvc.hub import Hub
+from configsvc.store import History, Saved
 from configsvc.watching import Habits, Watch
 from configsvc.writer import Writer
 
@@ -50,6 +52,8 @@ BACKOFF_S = (0.05, 5.0)
 STEADY_S = 10.0
 ROTATE_EVERY_S = 30.0
 """Forks found within this time of the last rotation are only told apart by this replica's private salt."""
+TELL_EVERY_S = 60.0
+"""How often an outage that lasts is repeated in the log."""
 LOOK_EVERY_S = 0.1
 """How often at most a service that may write looks for namespaces without an epoch key."""
 
@@ -66,7 +70,7 @@ class Follower:
         *,
         prefix: bytes,
         writer: Writer | None = None,
-        on_salt: Callable[[], None] = lambda: None,
+        keep: Callable[[History], object] = lambda history: None,
         clock: Callable[[], float] = monotonic,
         rng: random.Random | None = None,
     ) -> None:
@@ -81,19 +85,19 @@ class Follower:
         self.last_error: str | None = None
         self.versions: dict[str, str] = {}
         """etcd's version by endpoint."""
-        self.remembered: dict[Scope, Remembered] = {}
-        """What files know of a history of `remembered_cluster`; the first listing has to follow it."""
-        self.remembered_cluster = ""
         self.habits = Habits()
         self._etcd = etcd
         self._hub = hub
         self._replica = hub.replica
         self._writer = writer
-        self._on_salt = on_salt
+        self._keep = keep
         self._clock = clock
         self._rng = rng or random.Random()
         self._failures = 0
-        self._rotated_at = float("-inf")
+        self._rotated_at = self._told_at = float("-inf")
+        self._remembered: dict[Scope, Remembered] = {}
+        self._remembered_cluster = ""
+        self._past: History | None = None
 
     def __repr__(self) -> str:
         return f"<Follower {self.prefix.decode()} at {self._replica.position} on {self.member}>"
@@ -102,6 +106,22 @@ class Follower:
     def progress_interval_s(self) -> float | None:
         """How often etcd proves that an idle watch is complete; None where it was not seen to."""
         return min(self.habits.intervals.values(), default=None)
+
+    def recall(self, saved: Sequence[Saved], past: History | None) -> None:
+        """Show what files have until etcd can be read; the first listing then has to follow it. Before `run`.
+
+        `past` is the private history that this replica was in.
+        """
+        newest = max(saved, key=lambda one: one.proved_at, default=None)
+        self._past = past
+        self._remembered_cluster = newest.cluster_id if newest else ""
+        for one in saved:
+            update = self._replica.remember(one.snapshot(), one.proved, one.stored_head(), tag=one.tag)
+            self._hub.remember([(update, one.proved_at)])
+            if one.cluster_id == self._remembered_cluster:
+                revisions = {key: entry.revision for key, entry in one.entries.items() if entry.source == "stored"}
+                head_id = one.head.id if one.head else None
+                self._remembered[one.scope] = Remembered(proved=one.proved, revisions=revisions, head_id=head_id)
 
     @property
     def lag(self) -> int:
@@ -147,8 +167,11 @@ class Follower:
 
     async def _list(self, reason: str, fork: bool) -> None:
         listed = await self._read()
-        cluster = self._replica.cluster_id or self.remembered_cluster
+        cluster = self._replica.cluster_id or self._remembered_cluster
         moved = bool(cluster) and listed.cluster_id != cluster
+        if self._past and self._past.cluster_id == listed.cluster_id:
+            self._replica.begin_history(self._past.salt, self._past.epochs)
+        self._past = None
         if not fork and not moved:
             await self._expect_later(listed)
         if fork:
@@ -163,19 +186,19 @@ class Follower:
             if past := await last_readable(self._etcd, need, release_of(listed.scopes[need.scope].head)):
                 found[need.path] = past
         self._hub.rebase(listed, windows=before, found=found, new_history=new_history)
-        self.remembered = {}
+        self._remembered = {}
         self.trouble = None
         self.habits.news.set()
         log.info("etcd listed", reason=reason, revision=listed.revision, keys=len(listed.mirror))
 
     async def _expect_later(self, listed: Listed) -> None:
         """Raise `Fork` where a listing does not follow what was seen, `Unavailable` where only this answer was old."""
-        seen = max([self._replica.position, *(past.proved for past in self.remembered.values())])
+        seen = max([self._replica.position, *(past.proved for past in self._remembered.values())])
         if listed.revision < seen and await newest_revision(self._etcd, self.prefix, seen) >= seen:
             raise Unavailable("a listing was older than what was seen before")
         if listed.revision < seen:
             raise Fork(f"the store is at revision {listed.revision}, below {seen}")
-        why = remembered_contradiction(listed, self.remembered)
+        why = remembered_contradiction(listed, self._remembered)
         if self._replica.mirror:
             why = why or contradiction(listed, self._replica.position, self._replica.mirror)
         if why:
@@ -202,7 +225,7 @@ class Follower:
     async def _begin_history(self, listed: Listed) -> Listed:
         """Start a new epoch: in etcd where we may write, and by a private salt for whatever did not change there."""
         self._replica.begin_history(secrets.token_hex(8), listed.epochs)
-        self._on_salt()
+        self._keep(History(cluster_id=listed.cluster_id, salt=self._replica.salt, epochs=dict(listed.epochs)))
         if self._writer is None or self._clock() - self._rotated_at < ROTATE_EVERY_S:
             return listed
         self._rotated_at = self._clock()
@@ -271,11 +294,14 @@ class Follower:
             raise Unavailable(advice(version) or version, endpoint=member.url)
 
     def _failed(self, what: str, error: EtcdError) -> None:
-        line = f"{type(error).__name__.lower()}: {error}"
-        if line != self.last_error:
+        """Note a failure. The first of a row is news, and then one now and then."""
+        now = self._clock()
+        if self.trouble is None or now - self._told_at >= TELL_EVERY_S:
+            self._told_at = now
             log.warning(f"etcd {what} failed", error=str(error), kind=type(error).__name__)
-        self.last_error = line
-        self.trouble = str(error)
+        if self.trouble is None or not isinstance(error, LeftAlone):
+            # That an endpoint is left alone is a consequence; people need the cause.
+            self.trouble = self.last_error = str(error)
 
     async def _back_off(self) -> None:
         first, longest = BACKOFF_S

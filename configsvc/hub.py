@@ -265,7 +265,7 @@ class Hub:
         return Status(
             revision=self.proved(scope) if self.shows(scope) else 0,
             state=state,
-            since=format_time(self.since()),
+            since=format_time(self._disk.get(scope) or self.since()),
             applying=applying,
         )
 

@@ -36,6 +36,8 @@ RECHECK_S = (300.0, 900.0)
 GRACE_S = 1.0
 """How long events that a probe has seen in etcd may be on their way before the watch is taken for dead."""
 PROBE_S = 2.0
+PROBES_UNTIL_WARNING = 3
+"""The first notice may take two intervals; three heartbeats without one mean that none will come in time."""
 
 log = structlog.get_logger()
 
@@ -86,6 +88,7 @@ class Watch:
         self._batches, self._habits = batches, habits
         self._clock, self._rng = clock, rng
         self._heard = self._asked = clock()
+        self._probes = 0
         self._proof = 0
         """The revision that the last probe proved, where the watch has said nothing since."""
         self._next: asyncio.Task[WatchBatch] | None = None
@@ -203,7 +206,6 @@ class Watch:
             # The next watch there starts without this expectation: the member may have come back with other flags.
             del self._habits.intervals[self._member.url]
             raise Unavailable("the watch fell silent", endpoint=self._member.url)
-        self._habits.warn_once()
         self._probe = asyncio.create_task(self._ask())
 
     async def _ask(self) -> int:
@@ -229,6 +231,9 @@ class Watch:
 
     def _believe(self, revision: int) -> None:
         self._asked = self._clock()
+        self._probes += 1
+        if self._probes == PROBES_UNTIL_WARNING and self._member.url not in self._habits.intervals:
+            self._habits.warn_once()
         if self._proof and revision:
             # Proved one probe ago: whatever the watch had to deliver up to there has had a heartbeat to arrive.
             self._hub.prove(self._proof)

@@ -30,6 +30,7 @@ from configsvc.etcd.ops import (
     Delete,
     EtcdError,
     Invalid,
+    LeftAlone,
     Member,
     MemberStatus,
     NotFound,
@@ -331,7 +332,7 @@ class Gateway:
     async def _attempt(self, endpoint: Endpoint, operation: str, attempt: Callable[[str], Awaitable[T]]) -> T:
         """One request with a token, twice where the token was refused; tells breaker and observer how it ended."""
         if not endpoint.admit():
-            raise Unreachable("left alone after failures (circuit breaker open)", endpoint=endpoint.url)
+            raise LeftAlone("left alone after failures (circuit breaker open)", endpoint=endpoint.url)
         started = self._clock()
         outcome = "cancelled"
         try:

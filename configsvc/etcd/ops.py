@@ -1,7 +1,8 @@
 """etcd's operations and answers as plain data, its errors as one tree, and the protocol that the rest programs against.
 
     EtcdError
-    ├── Unreachable        nothing was sent: connection refused, no route, every endpoint's breaker open
+    ├── Unreachable        nothing was sent: connection refused, no route
+    │   └── LeftAlone      the endpoint's breaker is open
     ├── Unavailable        etcd or the network did not answer: no leader, shutting down, reset, deadline
     │   ├── Ambiguous      the same for a write: it may have been applied, or may be applied later
     │   └── Corrupt        this member's data is damaged; another one may answer
@@ -181,6 +182,10 @@ class EtcdError(Exception):
 
 class Unreachable(EtcdError):
     """Nothing was sent, so nothing happened; any request may be sent elsewhere."""
+
+
+class LeftAlone(Unreachable):
+    """Not asked at all, because of earlier failures: the endpoint's circuit breaker is open."""
 
 
 class Unavailable(EtcdError):

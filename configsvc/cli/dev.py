@@ -19,10 +19,14 @@ def dev(
         bool, typer.Option("--central", help="Serve every namespace, as a central service does.")
     ] = False,
     port: Annotated[
-        int | None, typer.Option(metavar="PORT", min=0, max=65535, help="The service's port. Default: 8080; 0: any that is free.")
+        int | None,
+        typer.Option(metavar="PORT", min=0, max=65535, help="The service's port. Default: 8080; 0: any that is free."),
     ] = None,
     etcd_port: Annotated[
-        int, typer.Option(metavar="PORT", min=0, max=65534, help="etcd's port; the next one is used too. 0: any that is free.")
+        int,
+        typer.Option(
+            metavar="PORT", min=0, max=65534, help="etcd's port; the next one is used too. 0: any that is free."
+        ),
     ] = 0,
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help=f"Where etcd keeps its data. Default: {DATA}.")

@@ -120,7 +120,7 @@ def _say_what_to_try(url: str, etcd: LocalEtcd, scope: Scope, where: str) -> Non
     python = (
         "from configsvc_client import ConfigClient",
         f"config = ConfigClient({'' if url == DEFAULT_URL else repr(url)})",
-        'config.get_int("database.pool_size", default=10)',
+        'config.get("database.pool_size", default=10)',
     )
     blocks = (
         ("Read everything", (f"curl {url}/v1/config/{scope}",)),

@@ -70,7 +70,7 @@ def test_the_printed_python_works(tmp_path):
     with Running(*DEV, "--memory", cwd=tmp_path) as dev:
         ready(dev)
         lines = [line.strip() for line in dev.out.partition("Use it in Python")[2].splitlines() if line.strip()][:3]
-        assert lines[2].startswith("config.get_int(")
+        assert lines[2].startswith("config.get(")
         code = "\n".join([*lines[:2], f"print({lines[2]})", "config.close()"])
         done = run(sys.executable, "-c", code, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path))
         assert done.stdout == "10\n", done.stderr

@@ -5,7 +5,7 @@ from functools import partial
 
 from aiohttp import web
 
-from configsvc.core.model import Scope, namespace_prefix
+from configsvc.core.model import namespace_prefix
 from configsvc.core.replica import Replica
 from configsvc.etcd.gateway import Gateway, GatewayConfig
 from configsvc.follower import Follower
@@ -14,6 +14,7 @@ from configsvc.metrics import Metrics
 from configsvc.settings import Settings
 from configsvc.store import Saver, Store
 from configsvc.web.app import create_app, running
+from configsvc.web.context import follows
 from configsvc.writer import Writer
 
 
@@ -73,11 +74,6 @@ def _store(settings: Settings) -> Store | None:
     if settings.cache_dir is None:
         return None
     return Store(settings.cache_dir, max_age_s=settings.cache_max_age_s, owner=settings.service_name or "")
-
-
-def follows(settings: Settings, scope: Scope) -> bool:
-    """Whether this service serves `scope` at all."""
-    return settings.service_name in (None, scope.namespace) and settings.environment in (None, scope.environment)
 
 
 def gateway_config(settings: Settings) -> GatewayConfig:

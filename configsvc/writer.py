@@ -6,7 +6,7 @@ settings' to say.
 """
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -16,6 +16,8 @@ from configsvc.core.model import FORMAT, epoch_path
 from configsvc.etcd.ops import Compare, Delete, Etcd, Put, Range, Txn, prefix_end
 
 FORKS = b"/configsvc/forks/"
+EPOCHS_PER_TXN = 100
+"""etcd takes 128 operations at most."""
 
 log = structlog.get_logger()
 
@@ -40,10 +42,23 @@ class Writer:
 
     async def create_epochs(self, namespaces: Iterable[str]) -> None:
         """Give each namespace an epoch key where it has none. Raises `EtcdError` kinds."""
-        for namespace in sorted(namespaces):
-            key = epoch_path(namespace)
-            absent = Compare(key=key, target="CREATE", value=0)
-            await self._etcd.txn(Txn(compare=(absent,), success=(Put(key=key, value=_new_epoch()),)))
+        await self._replace_epochs({namespace: b"" for namespace in namespaces})
+
+    async def _replace_epochs(self, epochs: Mapping[str, bytes]) -> None:
+        """A new value for each key that still has the given one (empty: absent); many in one transaction."""
+        names = sorted(epochs)
+        while names:
+            batch, names = names[:EPOCHS_PER_TXN], names[EPOCHS_PER_TXN:]
+            if await self._replace(batch, epochs) or len(batch) == 1:
+                continue
+            # Somebody else was there first for some of them.
+            for name in batch:
+                await self._replace([name], epochs)
+
+    async def _replace(self, names: Sequence[str], epochs: Mapping[str, bytes]) -> bool:
+        compare = tuple(_still(epoch_path(name), epochs[name]) for name in names)
+        puts = tuple(Put(key=epoch_path(name), value=_new_epoch()) for name in names)
+        return (await self._etcd.txn(Txn(compare=compare, success=puts))).succeeded
 
     async def rotate_epochs(self, epochs: Mapping[str, bytes]) -> None:
         """Replace the epoch key of each namespace whose value is still the given one (empty: absent).
@@ -74,14 +89,13 @@ class Writer:
             await self._rotate(kv.key, fork)
 
     async def _rotate(self, marker: bytes, fork: Fork) -> None:
-        for namespace, value in sorted(fork.epochs.items()):
-            key = epoch_path(namespace)
-            same = (
-                Compare(key=key, target="VALUE", value=value) if value else Compare(key=key, target="CREATE", value=0)
-            )
-            await self._etcd.txn(Txn(compare=(same,), success=(Put(key=key, value=_new_epoch()),)))
+        await self._replace_epochs(fork.epochs)
         there = Compare(key=marker, target="CREATE", value=0, result="GREATER")
         await self._etcd.txn(Txn(compare=(there,), success=(Delete(key=marker),)))
+
+
+def _still(key: bytes, value: bytes) -> Compare:
+    return Compare(key=key, target="VALUE", value=value) if value else Compare(key=key, target="CREATE", value=0)
 
 
 def _new_epoch() -> bytes:

@@ -42,7 +42,7 @@ class Writer:
 
     async def create_epochs(self, namespaces: Iterable[str]) -> None:
         """Give each namespace an epoch key where it has none. Raises `EtcdError` kinds."""
-        await self._replace_epochs({namespace: b"" for namespace in namespaces})
+        await self._replace_epochs(dict.fromkeys(namespaces, b""))
 
     async def _replace_epochs(self, epochs: Mapping[str, bytes]) -> None:
         """A new value for each key that still has the given one (empty: absent); many in one transaction."""

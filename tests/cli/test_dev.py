@@ -95,6 +95,15 @@ def test_data_is_kept_and_the_sample_not_written_again(tmp_path):
         assert dev.stop(signal.SIGINT) == 0
 
 
+def test_data_in_use_is_exit_69(tmp_path):
+    with Running(*DEV, "--data", "kept", cwd=tmp_path) as dev:
+        ready(dev)
+        done = run(*DEV, "--data", "kept", cwd=tmp_path)
+        assert done.returncode == 69
+        assert done.stderr == "configsvc: kept is in use by another configsvc dev; choose another with --data\n"
+        assert dev.stop(signal.SIGINT) == 0
+
+
 def test_memory_leaves_nothing(tmp_path):
     with Running(*DEV, "--memory", cwd=tmp_path, TMPDIR=str(tmp_path)) as dev:
         ready(dev)

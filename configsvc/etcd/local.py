@@ -182,9 +182,9 @@ class LocalMember:
             command.append("--unsafe-no-fsync")
         if options.tls:
             command += [f"--cert-file={options.tls.cert}", f"--key-file={options.tls.key}"]
-            command.append(f"--trusted-ca-file={options.tls.cacert}")
             if options.tls.client_auth:
-                command.append("--client-cert-auth")
+                # The authority alone makes etcd ask for certificates, whatever the other flag says.
+                command += [f"--trusted-ca-file={options.tls.cacert}", "--client-cert-auth"]
         return [*command, *options.extra]
 
     def wait_ready(self, timeout_s: float = START_S) -> None:

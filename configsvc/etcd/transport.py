@@ -174,6 +174,8 @@ def answer_error(response: aiohttp.ClientResponse, body: bytes, *, is_write: boo
 
 
 class _StaleConnection(Exception):
+    """The connection was closed before an answer began; mostly it was an idle one, closed while nobody looked."""
+
     def __init__(self, mapped: EtcdError) -> None:
         super().__init__(mapped.detail)
         self.mapped = mapped
@@ -187,9 +189,9 @@ def translated(*, is_write: bool) -> Iterator[None]:
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         kind = classify(is_write=is_write, transport="not_sent")
         raise kind(str(error) or "no connection in time") from error
-    except aiohttp.ServerDisconnectedError as error:
+    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
         kind = classify(is_write=is_write, transport="broken")
-        raise _StaleConnection(kind("closed the connection without an answer")) from error
+        raise _StaleConnection(kind(f"closed the connection without an answer ({error})")) from error
     except TimeoutError as error:
         kind = classify(is_write=is_write, transport="timeout")
         raise kind("no answer in time") from error

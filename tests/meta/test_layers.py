@@ -1,121 +1,162 @@
-"""Imports point down only (docs/architecture.md): read from the syntax trees, so that nothing has to be imported."""
+"""The layers: imports point down only, the core is pure, and each edge of the world has one owner.
+
+5  cli, __main__, web/app and what composes      may import anything
+4  web/*                                         the only users of aiohttp.web
+3  hub follower writer audit metrics auth/* ...  asyncio; no aiohttp.web
+2  etcd/*                                        the only code that knows etcd's API
+1  core/*, errors                                pure
+0  configsvc_client.{protocol,snapshot,sse}      the only client modules that the server may import
+"""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
-WIRE = {"configsvc_client.protocol", "configsvc_client.snapshot", "configsvc_client.sse"}
-"""The client's modules that the server shares."""
-COMPOSITION = {"configsvc.__main__", "configsvc.web.app", "configsvc.web.build", "configsvc.web.server"}
-SETTINGS = {"configsvc.settings", "configsvc.settings_file", "configsvc.settings_values"}
-EFFECTS = {"aiohttp", "asyncio", "logging", "os", "random", "socket", "structlog", "subprocess", "threading", "time"}
-"""What a pure module has no use for."""
+IMPURE = {"asyncio", "aiohttp", "os", "time", "random", "logging", "socket", "subprocess", "threading", "secrets"}
+SHARED = {"configsvc_client.protocol", "configsvc_client.snapshot", "configsvc_client.sse"}
+COMPOSITION = (
+    "configsvc.cli",
+    "configsvc.__main__",
+    "configsvc.web.app",
+    "configsvc.web.build",
+    "configsvc.web.server",
+)
+ENVIRON_READERS = ("configsvc.settings", "configsvc.cli")
+"""Of the service: one reads it, the command line hands it over. The client reads its own variables in its own place."""
 
 
-def imports(path):
-    """Names of the modules that a file imports, wherever in it; `from a import b` names a and a.b."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}: relative import"
-            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
-
-
-def module(path):
+def module_name(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-FILES = {module(path): path for package in ("configsvc", "configsvc_client") for path in (ROOT / package).rglob("*.py")}
-IMPORTS = {name: imports(path) for name, path in FILES.items()}
-OURS = {name: {one for one in found if one in FILES and one != name} for name, found in IMPORTS.items()}
-SERVER = sorted(name for name in FILES if name.split(".")[0] == "configsvc")
-CLIENT = sorted(name for name in FILES if name.split(".")[0] == "configsvc_client")
+MODULES = {
+    module_name(path): path
+    for package in ("configsvc", "configsvc_client")
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
 
 
-def roots(name):
-    """The packages that a module imports from."""
-    return {one.split(".")[0] for one in IMPORTS[name]}
+def imports(name: str, tree: ast.AST) -> Iterator[str]:
+    """Everything that a module imports, as absolute names; `from a import b` as `a.b` where that is a module."""
+    package = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *([base] if base else [])])
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                yield inner if inner in MODULES or inner == "aiohttp.web" else base
 
 
-def attributes(path):
-    """All attribute names in a file."""
-    return {node.attr for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Attribute)}
+TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in MODULES.items()}
+IMPORTS = {name: sorted(set(imports(name, tree))) for name, tree in TREES.items()}
 
 
-def layer(name):
-    """A module's number: 5 composition, 4 HTTP, 3 the running parts, 2 etcd, 1 pure, 0 wire."""
-    package = ".".join(name.split(".")[:2])
-    if name in WIRE or name == "configsvc":
+def within(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def layer(name: str) -> int:
+    if name in SHARED:
         return 0
-    if name in COMPOSITION or package == "configsvc.cli":
+    if within(name, *COMPOSITION):
         return 5
-    match package:
-        case "configsvc.web":
-            return 4
-        case "configsvc.etcd":
-            return 2
-        case "configsvc.core" | "configsvc.errors":
-            return 1
-    return 1 if name in SETTINGS else 3
+    if within(name, "configsvc.web"):
+        return 4
+    if within(name, "configsvc.etcd"):
+        return 2
+    if name == "configsvc" or within(name, "configsvc.core", "configsvc.errors"):
+        return 1
+    return 3
 
 
-def test_the_modules_are_found():
-    assert {
-        "configsvc.core.model",
-        "configsvc.hub",
-        "configsvc.etcd.ops",
-        "configsvc.web.routes",
-        *WIRE,
-    } <= FILES.keys()
+SERVICE = [name for name in MODULES if within(name, "configsvc")]
+CLIENT = [name for name in MODULES if within(name, "configsvc_client")]
+PURE = [name for name in MODULES if layer(name) <= 1]
 
 
-def test_imports_point_down():
-    ours = [(name, one) for name in SERVER for one in OURS[name] if one.startswith("configsvc.")]
-    assert sorted(f"{name} -> {one}" for name, one in ours if layer(one) > layer(name)) == []
+def ours(name: str) -> list[str]:
+    return [target for target in IMPORTS[name] if target in MODULES]
 
 
-def test_the_server_shares_nothing_but_the_wire_format_with_the_client():
-    foreign = [(name, one) for name in SERVER for one in OURS[name] if one.startswith("configsvc_client.")]
-    assert sorted(f"{name} -> {one}" for name, one in foreign if one not in WIRE) == []
+def test_there_is_something_to_check() -> None:
+    assert {"configsvc.core.feed", "configsvc.etcd.gateway", "configsvc.settings", *SHARED} - set(MODULES) <= SHARED
+    assert "configsvc.etcd.ops" in IMPORTS["configsvc.etcd.gateway"]
+    assert "aiohttp" in IMPORTS["configsvc.etcd.transport"]
 
 
-def test_the_client_knows_no_server():
-    assert sorted(name for name in CLIENT if "configsvc" in roots(name)) == []
+@pytest.mark.parametrize("name", SERVICE)
+def test_imports_point_down(name: str) -> None:
+    above = [target for target in ours(name) if layer(target) > layer(name)]
+    assert not above, f"{name} (layer {layer(name)}) imports {above}"
 
 
-def test_pure_modules_have_no_effects():
-    pure = [name for name in FILES if name in WIRE or (name in SERVER and layer(name) == 1 and name not in SETTINGS)]
-    assert sorted(f"{name} -> {one}" for name in pure for one in roots(name) & EFFECTS) == []
+@pytest.mark.parametrize("name", SERVICE)
+def test_the_service_takes_of_the_client_what_is_shared(name: str) -> None:
+    if layer(name) < 5:
+        assert [target for target in IMPORTS[name] if within(target, "configsvc_client")] == [
+            target for target in IMPORTS[name] if target in SHARED
+        ]
 
 
-def test_only_the_web_package_serves_http():
-    below = [name for name in SERVER if layer(name) < 4]
-    assert sorted(name for name in below if any(one.startswith("aiohttp.web") for one in IMPORTS[name])) == []
-    assert sorted(name for name in below if layer(name) != 2 and "aiohttp" in roots(name)) == []
+@pytest.mark.parametrize("name", CLIENT)
+def test_the_client_never_imports_the_service(name: str) -> None:
+    assert [target for target in IMPORTS[name] if within(target, "configsvc")] == []
 
 
-def test_only_settings_and_commands_read_the_environment():
-    others = [name for name in SERVER if name not in SETTINGS and layer(name) < 5]
-    assert sorted(name for name in others if attributes(FILES[name]) & {"environ", "getenv"}) == []
+@pytest.mark.parametrize("name", PURE)
+def test_the_core_is_pure(name: str) -> None:
+    if name != "configsvc":
+        assert [target for target in IMPORTS[name] if target.partition(".")[0] in IMPURE] == []
 
 
-def test_there_are_no_cycles():
-    done, path = set(), []
+@pytest.mark.parametrize("name", SERVICE)
+def test_aiohttp_web_belongs_to_the_web(name: str) -> None:
+    if not within(name, "configsvc.web", "configsvc.cli"):
+        assert [target for target in IMPORTS[name] if within(target, "aiohttp.web")] == []
+        uses = [node for node in ast.walk(TREES[name]) if isinstance(node, ast.Attribute)]
+        assert not [
+            node
+            for node in uses
+            if node.attr == "web" and isinstance(node.value, ast.Name) and node.value.id == "aiohttp"
+        ]
 
-    def visit(name):
-        assert name not in path, " -> ".join([*path[path.index(name) :], name])
-        if name not in done:
-            path.append(name)
-            for one in sorted(OURS[name]):
-                # A package's __init__ is its charter; what it re-exports is no dependency of its members.
-                if not name.startswith(f"{one}."):
-                    visit(one)
-            path.pop()
-            done.add(name)
 
-    for name in sorted(FILES):
-        visit(name)
+@pytest.mark.parametrize("name", SERVICE)
+def test_the_environment_has_one_reader(name: str) -> None:
+    words = {"environ", "environb", "getenv", "getenvb", "putenv"}
+    named = {
+        alias.name
+        for node in ast.walk(TREES[name])
+        if isinstance(node, ast.ImportFrom) and node.module == "os"
+        for alias in node.names
+    }
+    used = {
+        node.attr
+        for node in ast.walk(TREES[name])
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os"
+    }
+    if not within(name, *ENVIRON_READERS):
+        assert not (named | used) & words
+
+
+@pytest.mark.parametrize("name", SERVICE)
+def test_settings_are_read_above_etcd_only(name: str) -> None:
+    if layer(name) <= 2:
+        assert "configsvc.settings" not in IMPORTS[name]
+
+
+@pytest.mark.parametrize("name", SERVICE)
+def test_etcds_gateway_is_known_to_those_who_compose(name: str) -> None:
+    """The rest programs against `etcd.ops`."""
+    inner = {"configsvc.etcd.gateway", "configsvc.etcd.transport", "configsvc.etcd.wire", "configsvc.etcd.reader"}
+    if layer(name) < 5 and not within(name, "configsvc.etcd"):
+        assert not inner & set(IMPORTS[name])

@@ -84,16 +84,17 @@ class Cut:
 
 
 class Wait:
-    """A step: go on only when the test calls `go`."""
+    """A step: go on only when the test calls `go`, from whichever thread."""
 
     def __init__(self) -> None:
-        self._event = asyncio.Event()
+        self._may_go = False
 
     def go(self) -> None:
-        self._event.set()
+        self._may_go = True
 
     async def wait(self) -> None:
-        await self._event.wait()
+        while not self._may_go:
+            await asyncio.sleep(0.005)
 
 
 HOLD, CUT = Hold(), Cut()

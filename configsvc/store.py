@@ -395,7 +395,8 @@ class Saver:
         """Note the scopes whose file has the oldest proof, or that have none, if there has been another since."""
         proved_at = self._proved_at()
         if proved_at is not None:
-            ages = ((self._written.get(scope, _NEVER), scope) for scope in self._replica.scopes)
+            settled = (scope for scope, state in self._replica.scopes.items() if state.exists and not state.hold)
+            ages = ((self._written.get(scope, _NEVER), scope) for scope in settled)
             self._dirty.update(scope for at, scope in sorted(ages)[:REFRESH_FILES] if at < proved_at)
 
     async def flush(self) -> None:

@@ -148,7 +148,8 @@ class Feed:
         return Frame(SNAPSHOT, self._memoised("snapshot", self._encode_baseline), id=id, retry_ms=RETRY_MS)
 
     def _encode_baseline(self) -> bytes:
-        return encode(self.snapshot.baseline())
+        baseline = self.snapshot.baseline()
+        return encode(msgspec.structs.replace(baseline, entries=dict(self._sorted())))
 
     # ---- stored bodies ------------------------------------------------------------------------------------------
 
@@ -179,8 +180,12 @@ class Feed:
             "version": s.version,
         }
         if view == "entries":
-            return _encoder.encode({**head, "entries": s.entries})
-        return _encoder.encode({**head, "values": {key: entry.value for key, entry in s.entries.items()}})
+            return _encoder.encode({**head, "entries": dict(self._sorted())})
+        return _encoder.encode({**head, "values": {key: entry.value for key, entry in self._sorted()}})
+
+    def _sorted(self) -> list[tuple[str, Entry]]:
+        """The entries by key: replicas that came to the same state by other ways send the same bytes."""
+        return sorted(self.snapshot.entries.items())
 
     def entry_body(self, key: str) -> bytes | None:
         """The body of one key's answer, or None where nothing applies."""

@@ -211,8 +211,9 @@ class ScopeState:
             self.head = head
 
     def _settle(self) -> None:
-        """Note what the scope is, now that it stands still for nobody. Release 0 is a head that was only touched."""
-        self.exists = self.keys > 0 or (self.has_head and (self.head is None or self.head.release > 0))
+        """Note what the scope is, now that it does not stand still. Release 0 is a head that was only touched."""
+        released = self.head_problem is not None or (self.head is not None and self.head.release > 0)
+        self.exists = self.keys > 0 or (self.has_head and released)
 
     # ---- events -------------------------------------------------------------------------------------------------
 
@@ -356,11 +357,14 @@ class ScopeState:
         if before is None or (same_history and self.snapshot and self.snapshot.revision > frozen):
             frozen = self.hold.frozen if self.hold else proved
         else:
-            past = ListedScope({place.name: r for r in before if (place := locate(r.key)).kind == "entry"})
+            places = [(locate(record.key), record) for record in before]
+            past = ListedScope({place.name: record for place, record in places if place.kind == "entry"})
+            past.head = next((record for place, record in places if place.kind == "head"), None)
             self.rebuilt = True
-            # The head inside the window still names the release before it.
-            self._set_head(head, None)
-            self.exists = bool(past.records) or head.release > 0
+            # The head inside the window names the release before it too.
+            before_head, damaged = read_head(past.head)
+            self._set_head(before_head or head, None)
+            self.exists = bool(past.records or damaged) or (before_head or head).release > 0
             update = self._replace(past, found, frozen, self._defaults_at(before, frozen))
         self.hold = Hold(window.id, frozen, head.release + 1, window.since)
         self.hold.rebuild(self._since_opening(seen, found))

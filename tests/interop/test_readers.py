@@ -133,17 +133,18 @@ async def raw(url: str, ends: Callable[[bytes], bool], *headers: str) -> bytes:
     return seen
 
 
+def two_beats(seen: bytes) -> bool:
+    return seen.count(b"event: status") >= 2 and seen.endswith(b"\n\n")
+
+
 async def test_the_bytes_that_curl_prints(hand: Hand, service: ServiceProcess):
     url = f"{service.url}/v1/watch/{hand.scope}"
-    line = rb"id: [0-9a-f]{12}:[0-9]+\n(retry: [0-9]+\n)?data: \{.*\}\n\n"
-
-    def two_beats(seen: bytes) -> bool:
-        return seen.count(b"event: status") >= 2 and seen.endswith(b"\n\n")
-
     first = await raw(url, two_beats)
     # Lines end with LF alone, there is no BOM, and each event is these lines in this order.
+    id, data = rb"id: [0-9a-f]{12}:[0-9]+\n", rb"data: \{.*\}\n\n"
+    grammar = rb"%bevent: snapshot\nretry: [0-9]+\n%b(%bevent: status\n%b)+" % (id, data, id, data)
+    assert re.fullmatch(grammar, first), first[:2000]
     assert b"\r" not in first
-    assert re.fullmatch(rb"event: snapshot\n%b(event: status\n%b)+" % (line, line), first), first[:2000]
     *_, (_, last_id, _) = parse_stream(first)[0]
 
     quiet = await raw(url, two_beats, f"Last-Event-ID: {last_id}")

@@ -294,19 +294,20 @@ class Gateway:
                 if attempt == attempts - 1 or not any(other.available for other in self.members):
                     raise
             await self._sleep(backoff(attempt, self._config.backoff_s, self._config.backoff_cap_s, self._rng))
-            endpoint = self._endpoints.next(endpoint)
+            following = self._endpoints.next(endpoint)
+            endpoint = following if following.available else endpoint
         raise AssertionError("unreachable")
 
     async def _write(self, operation: str, path: str, body: bytes) -> bytes:
         """Send once; to the next endpoint only where nothing was sent."""
-        order = self._endpoints.order()
-        for endpoint in order:
+        failures: list[Unreachable] = []
+        for endpoint in self._endpoints.order():
             try:
                 return await self._post(endpoint, operation, path, body, self._config.write_s, is_write=True)
-            except Unreachable:
-                if endpoint is order[-1]:
-                    raise
-        raise AssertionError("unreachable")
+            except Unreachable as error:
+                failures.append(error)
+        # One that was asked says more than one that was left alone.
+        raise next((error for error in failures if not isinstance(error, LeftAlone)), failures[0])
 
     async def _post(
         self, endpoint: Endpoint, operation: str, path: str, body: bytes | None, timeout_s: float, *, is_write: bool

@@ -12,6 +12,7 @@ import http.client
 import importlib.util
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -34,6 +35,7 @@ START_S = 20.0
 STOP_S = 10.0
 """An etcd of 3.5.35 or later goes on for 7 s after SIGTERM while watches are open."""
 PORT_ATTEMPTS = 5
+PORTS = range(20_000, 32_000)
 _TAKEN = ("address already in use", "Only one usage of each socket address")
 _PR_SET_PDEATHSIG = 1
 
@@ -448,13 +450,18 @@ def _run(command: list[str]) -> None:
 
 
 def free_ports(members: int) -> list[tuple[int, int]]:
-    """Pairs of ports that nobody listens on at this moment."""
-    sockets = [socket.socket() for _ in range(2 * members)]
-    try:
-        for sock in sockets:
-            sock.bind((HOST, 0))
-        ports = [sock.getsockname()[1] for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()
-    return list(zip(ports[::2], ports[1::2], strict=True))
+    """Pairs of ports that nobody listens on at this moment.
+
+    Below those that systems give to outgoing connections: a member that is down must find its port free again.
+    """
+    ports: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as sock:
+            try:
+                sock.bind((HOST, port))
+            except OSError:
+                continue
+        ports.append(port)
+        if len(ports) == 2 * members:
+            return list(zip(ports[::2], ports[1::2], strict=True))
+    raise LocalEtcdError(f"no free ports from {PORTS.start} to {PORTS.stop - 1}")

@@ -92,13 +92,12 @@ class Transport:
         Everything else is raised: `Oversized` for an answer over `max_bytes`, the rest as `classify` says. A read
         whose pooled connection turns out to be closed is sent once more; a write is not.
         """
-        for last in (is_write, True):
-            try:
-                return await self._request(url, body, timeout_s, headers, is_write, max_bytes)
-            except _StaleConnection as stale:
-                if last:
-                    raise stale.mapped from stale
-        raise AssertionError("unreachable")
+        try:
+            return await self._request(url, body, timeout_s, headers, is_write, max_bytes)
+        except EtcdError as error:
+            if is_write or not stale(error):
+                raise
+        return await self._request(url, body, timeout_s, headers, is_write, max_bytes)
 
     async def _request(
         self, url: str, body: bytes | None, timeout_s: float, headers: Mapping[str, str], is_write: bool, max_bytes: int
@@ -118,13 +117,12 @@ class Transport:
 
     async def open_stream(self, url: str, body: bytes, *, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """POST `body` and return the answer with its body unread; the caller closes it and sets the deadline."""
-        for last in (False, True):
-            try:
-                return await self._open_stream(url, body, headers)
-            except _StaleConnection as stale:
-                if last:
-                    raise stale.mapped from stale
-        raise AssertionError("unreachable")
+        try:
+            return await self._open_stream(url, body, headers)
+        except EtcdError as error:
+            if not stale(error):
+                raise
+        return await self._open_stream(url, body, headers)
 
     async def _open_stream(self, url: str, body: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         timeout = aiohttp.ClientTimeout(total=None, connect=self._connect_s)
@@ -173,12 +171,9 @@ def answer_error(response: aiohttp.ClientResponse, body: bytes, *, is_write: boo
     return kind(message or f"HTTP {response.status}", status=response.status, code=code)
 
 
-class _StaleConnection(Exception):
-    """The connection was closed before an answer began; mostly it was an idle one, closed while nobody looked."""
-
-    def __init__(self, mapped: EtcdError) -> None:
-        super().__init__(mapped.detail)
-        self.mapped = mapped
+def stale(error: EtcdError) -> bool:
+    """Whether the connection was closed before an answer began: mostly an idle one, closed while nobody looked."""
+    return bool(error.fields.get("stale"))
 
 
 @contextmanager
@@ -191,7 +186,7 @@ def translated(*, is_write: bool) -> Iterator[None]:
         raise kind(str(error) or "no connection in time") from error
     except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
         kind = classify(is_write=is_write, transport="broken")
-        raise _StaleConnection(kind(f"closed the connection without an answer ({error})")) from error
+        raise kind(f"closed the connection without an answer ({error})", stale=True) from error
     except TimeoutError as error:
         kind = classify(is_write=is_write, transport="timeout")
         raise kind("no answer in time") from error

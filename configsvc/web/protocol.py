@@ -139,7 +139,10 @@ def _of_parser(exc: BaseException | None) -> ConfigSvcError:
         case http_exceptions.BadHttpMessage() if "Host" in exc.message:
             return InvalidRequest("HTTP/1.1 wants one Host header", code="invalid_header")
         case http_exceptions.InvalidURLError():
-            return InvalidRequest("the path is malformed; what is not printable ASCII is percent-encoded, as in %C3%A9", code="invalid_path")
+            return InvalidRequest(
+                "the path is malformed; what is not printable ASCII is percent-encoded, as in %C3%A9",
+                code="invalid_path",
+            )
         case http_exceptions.BadHttpMethod() | http_exceptions.BadStatusLine():
             return InvalidRequest("the request line is not HTTP, such as GET /v1/self HTTP/1.1", code="bad_request")
         case http_exceptions.InvalidHeader():

@@ -6,7 +6,8 @@ not copied for each.
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from functools import partial
 
 from aiohttp import WSCloseCode, web
 
@@ -38,8 +39,11 @@ class SlowReader(Exception):
 class Outlet:
     """One connection's way out: waits while the other side is slow, and aborts when that takes nothing at all."""
 
-    def __init__(self, transport: asyncio.Transport, slow_reader_s: float) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, slow_reader_s: float, on_slow: Callable[[], None] = lambda: None
+    ) -> None:
         self._transport = transport
+        self._on_slow = on_slow
         self._slow_reader_s = slow_reader_s
         self._clock = asyncio.get_running_loop().time
         self._written = 0
@@ -70,6 +74,7 @@ class Outlet:
         if left == 0 or self._written - left > self._taken:
             self._taken, self._taken_at = self._written - left, now
         elif now - self._taken_at >= self._slow_reader_s:
+            self._on_slow()
             self._transport.abort()
             raise SlowReader
 
@@ -102,7 +107,7 @@ async def watch(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers=SSE_HEADERS)
         await response.prepare(request)
         request[context.ANSWERED] = 200
-        outlet = _outlet(request)
+        outlet = _outlet(request, "sse")
         metrics.streams["sse"] += 1
         try:
             async for frames in reader:
@@ -112,7 +117,7 @@ async def watch(request: web.Request) -> web.StreamResponse:
                     await outlet.send(response.write(piece), len(piece))
             await response.write_eof()
         except SlowReader:
-            metrics.slow_stream("sse")
+            pass
         finally:
             metrics.streams["sse"] -= 1
     return response
@@ -140,7 +145,7 @@ async def websocket(request: web.Request) -> web.StreamResponse:
             code = await _until_closed(request, socket, reader)
             await socket.close(code=code)
         except SlowReader:
-            metrics.slow_stream("websocket")
+            pass
         finally:
             metrics.streams["websocket"] -= 1
     return socket
@@ -161,7 +166,7 @@ async def _until_closed(request: web.Request, socket: web.WebSocketResponse, rea
 
 
 async def _send(request: web.Request, socket: web.WebSocketResponse, reader: Reader) -> int:
-    outlet = _outlet(request)
+    outlet = _outlet(request, "websocket")
     async for frames in reader:
         if not _still_allowed(request):
             return WSCloseCode.POLICY_VIOLATION
@@ -181,10 +186,11 @@ def _reader(request: web.Request) -> Reader:
     return request.app[context.HUB].subscribe(context.scope(request), position)
 
 
-def _outlet(request: web.Request) -> Outlet:
+def _outlet(request: web.Request, transport: str) -> Outlet:
     if request.transport is None:
         raise ConnectionResetError("the other side is gone")
-    return Outlet(request.transport, request.app[context.SETTINGS].slow_reader_s)
+    slow = partial(request.app[context.METRICS].slow_stream, transport)
+    return Outlet(request.transport, request.app[context.SETTINGS].slow_reader_s, slow)
 
 
 def _still_allowed(request: web.Request) -> bool:

@@ -1,0 +1,200 @@
+"""The grammar of requests, as rules that hold for every input."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configsvc.core.model import key_problem
+from configsvc.errors import InvalidRequest
+from configsvc.web import syntax
+from configsvc_client.protocol import EventId
+
+TAG = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters='"'), max_size=20)
+KNOWN = ("view", "min_revision", "wait_s")
+
+
+def attempt(read: Callable[[], Any]) -> Any:
+    """What `read` returns, or the refusal that it raises."""
+    try:
+        return read()
+    except (InvalidRequest, ValueError) as error:
+        return error
+
+
+# ---- paths -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_what_was_encoded_is_decoded_once(text: str) -> None:
+    assert syntax.percent_decode(quote(text, safe="")) == text
+    assert syntax.percent_decode(quote(quote(text, safe=""), safe="")) == quote(text, safe="")
+
+
+@given(st.text(st.sampled_from("%0123456789abcdefABCDEFxyz/.é"), max_size=20))
+def test_decoding_is_right_or_refused(raw: str) -> None:
+    decoded = attempt(lambda: syntax.percent_decode(raw))
+    if isinstance(decoded, str):
+        assert not re.search("%(?![0-9a-fA-F]{2})", raw)
+        assert syntax.percent_decode(quote(decoded, safe="")) == decoded
+    else:
+        assert "%" in raw
+        assert str(decoded)
+
+
+@given(st.text(max_size=30) | st.text(st.sampled_from("ab./_%\x00\x7f\x85 é"), max_size=8))
+def test_a_key_in_a_path_is_the_key_or_refused(text: str) -> None:
+    raw = quote(text.encode("utf-8", "surrogatepass"), safe="")
+    if key_problem(text) is None:
+        assert syntax.path_key(raw) == text
+    else:
+        with pytest.raises(InvalidRequest) as caught:
+            syntax.path_key(raw)
+        assert caught.value.code == "invalid_key"
+        assert len(caught.value.detail) < 500
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_a_scope_in_a_path_is_two_names_or_refused(namespace: str, environment: str) -> None:
+    raw = [quote(name, safe="", errors="replace") for name in (namespace, environment)]
+    scope = attempt(lambda: syntax.path_scope(*raw))
+    if isinstance(scope, InvalidRequest):
+        assert scope.code == "invalid_scope"
+        assert scope.fields["parameter"] in ("namespace", "environment")
+    else:
+        assert scope == (namespace, environment)
+
+
+# ---- query strings ---------------------------------------------------------------------------------------------------
+
+
+@given(st.text())
+def test_any_query_is_read_or_refused(raw: str) -> None:
+    def read() -> dict[str, str]:
+        found = syntax.parse_query(raw, KNOWN)
+        syntax.query_awaited(found)
+        syntax.query_choice(found, "view", "values", "entries")
+        return found
+
+    found = attempt(read)
+    if isinstance(found, InvalidRequest):
+        assert found.code == "invalid_query"
+    else:
+        assert set(found) <= set(KNOWN)
+
+
+@given(st.dictionaries(st.sampled_from(KNOWN), st.text(st.characters(exclude_categories=["Cs"]))))
+def test_values_come_as_they_were_encoded(query: dict[str, str]) -> None:
+    raw = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())
+    assert syntax.parse_query(raw, KNOWN) == query
+
+
+@given(st.sampled_from(KNOWN), st.data())
+def test_one_wrong_letter_in_a_long_name_is_noticed(name: str, data: st.DataObject) -> None:
+    at = data.draw(st.integers(0, len(name) - 1))
+    misspelt = name[:at] + name[at + 1 :]
+    assert syntax.near_name(misspelt, KNOWN) == name
+
+
+@pytest.mark.parametrize("name", ["utm_source", "cb", "_", "v", "format", "pretty", "token", "limit", "environment"])
+def test_what_means_something_else_is_not(name: str) -> None:
+    assert syntax.near_name(name, KNOWN) is None
+
+
+@given(st.integers(0, 2**63 - 1), st.none() | st.from_regex("[0-9a-f]{12}", fullmatch=True), st.floats(0, 1e6))
+def test_awaited(revision: int, epoch: str | None, wait_s: float) -> None:
+    raw = f"{epoch}:{revision}" if epoch else str(revision)
+    awaited = syntax.query_awaited({"min_revision": raw, "wait_s": repr(wait_s)})
+    assert awaited == syntax.Awaited(revision, epoch, min(wait_s, syntax.MAX_WAIT_S))
+
+
+def test_what_is_larger_than_any_revision_is_cut() -> None:
+    awaited = syntax.query_awaited({"min_revision": "9" * 19})
+    assert awaited is not None
+    assert awaited.revision == 2**63 - 1
+
+
+# ---- headers ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.booleans(), TAG), max_size=6), TAG, st.sampled_from([",", ", ", " ,\t", ",,", " , , "]))
+def test_a_well_formed_list_matches_exactly_its_members(tags: list[tuple[bool, str]], etag: str, comma: str) -> None:
+    header = comma.join(("W/" if weak else "") + f'"{tag}"' for weak, tag in tags)
+    assert syntax.none_match(header, etag) == (etag in [tag for _, tag in tags])
+
+
+@given(st.text(), TAG)
+def test_anything_else_never_matches_by_accident(header: str, etag: str) -> None:
+    if f'"{etag}"' not in header and header.strip(" \t") != "*":
+        assert not syntax.none_match(header, etag)
+
+
+@pytest.mark.parametrize(
+    ("header", "allowed"),
+    [
+        ("gzip", True),
+        ("GZIP", True),
+        ("x-gzip", True),
+        ("br, gzip", True),
+        ("gzip;q=0.001", True),
+        ("gzip; q=1.0", True),
+        ("*", True),
+        ("br;q=1, *;q=0.1", True),
+        ("", False),
+        ("identity", False),
+        ("gzip;q=0", False),
+        ("gzip; Q=0.000", False),
+        ("*;q=0", False),
+        ("gzip;q=0, *", False),
+        ("*, gzip;q=0", False),
+        ("gzipped", False),
+    ],
+)
+def test_who_takes_gzip(header: str, allowed: bool) -> None:
+    assert syntax.accepts_gzip(header) is allowed
+
+
+@given(st.text())
+def test_headers_never_raise(header: str) -> None:
+    syntax.accepts_gzip(header)
+    syntax.none_match(header, "x")
+    syntax.trace_id(header)
+    syntax.position(header, None)
+    sane = syntax.sane_request_id(header)
+    assert sane is None or (sane == header and sane.isascii() and sane.isprintable() and len(sane) <= 128)
+
+
+def test_traceparent() -> None:
+    trace, span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    assert syntax.trace_id(f"00-{trace}-{span}-01") == trace
+    assert syntax.trace_id(f"01-{trace}-{span}-01-more") == trace
+    for wrong in (
+        f"ff-{trace}-{span}-01",
+        f"00-{'0' * 32}-{span}-01",
+        f"00-{trace}-{'0' * 16}-01",
+        f"00-{trace}-01",
+        None,
+    ):
+        assert syntax.trace_id(wrong) is None
+
+
+def test_the_header_wins_over_the_query() -> None:
+    one, two = EventId("0" * 12, 1), EventId("0" * 12, 2)
+    assert syntax.position(str(one), str(two)) == one
+    assert syntax.position(None, str(two)) == two
+    assert syntax.position("nonsense", str(two)) is None
+    assert syntax.position(None, None) is None
+
+
+# ---- near names ------------------------------------------------------------------------------------------------------
+
+
+def test_near_names_come_from_the_given_ones_and_stay_cheap() -> None:
+    names = [f"database.pool.{i}" for i in range(100_000)]
+    assert syntax.near("database.poll.1", names)
+    assert syntax.near("x" * 1024, names) == []
+    assert len(syntax.near("database.pool", names)) <= 3

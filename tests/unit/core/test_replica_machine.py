@@ -8,7 +8,8 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.json import encode
 
 from configsvc.core.feed import Feed, Update
 from configsvc.core.model import Scope, entry_path, epoch_path, head_path, schema_path
@@ -70,7 +71,6 @@ class Copy:
 
 class Machine(RuleBasedStateMachine):
     compaction = True
-    places = Bundle("places")
 
     def __init__(self) -> None:
         super().__init__()
@@ -266,14 +266,9 @@ class Machine(RuleBasedStateMachine):
 
 
 def _plain(snapshot: Snapshot) -> tuple[Any, ...]:
-    entries = {key: (bytes(Raw(entry.value)), entry.revision, entry.source) for key, entry in snapshot.entries.items()}
+    """A state whose values are comparable, whether they came over the wire or not."""
+    entries = {key: (encode(entry.value), entry.revision, entry.source) for key, entry in snapshot.entries.items()}
     return snapshot.epoch, snapshot.release, snapshot.version, entries
-
-
-def Raw(value: Any) -> bytes:
-    import msgspec
-
-    return bytes(msgspec.json.encode(value))
 
 
 class Uncompacted(Machine):
@@ -281,8 +276,8 @@ class Uncompacted(Machine):
 
 
 TestReplicas = Machine.TestCase
-TestReplicas.settings = settings(max_examples=40, stateful_step_count=40, deadline=None, report_multiple_bugs=False)
+TestReplicas.settings = settings(max_examples=60, stateful_step_count=30, deadline=None, report_multiple_bugs=False)
 TestReplicasWithHistory = Uncompacted.TestCase
 TestReplicasWithHistory.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, report_multiple_bugs=False
+    max_examples=60, stateful_step_count=30, deadline=None, report_multiple_bugs=False
 )

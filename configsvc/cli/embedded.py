@@ -155,7 +155,7 @@ def _say_what_to_try(url: str, etcd: LocalEtcd, scope: Scope, where: str) -> Non
     out = Console(highlight=False, soft_wrap=True)
     out.print(Text(f"\nconfigsvc {__version__} serves {scope} on {url}", "bold"))
     kind = " (for trying things out; production needs a current one)" if _is_from_wheel(etcd) else ""
-    out.print(Text(f"etcd {'.'.join(map(str, etcd.version))} on {etcd.url}, data {where}{kind}\n", "dim"))
+    out.print(Text(f"etcd {'.'.join(map(str, etcd.version))}{kind} on {etcd.url}, data {where}\n", "dim"))
     for title, lines in blocks:
         out.print(Text(f"  {title}", "bold"))
         out.print(Text("".join(f"    {line}\n" for line in lines)))

@@ -19,7 +19,7 @@ def ready(dev):
     """The service's and etcd's URL, when it has said what to try."""
     dev.until("it says what to try", lambda: "Ctrl-C stops both." in dev.out)
     service = re.search(r"serves \S+ on (http://\S+)", dev.out)
-    etcd = re.search(r"^etcd \S+ on (http://127\.0\.0\.1:\d+)", dev.out, re.MULTILINE)
+    etcd = re.search(r"^etcd .* on (http://127\.0\.0\.1:\d+)", dev.out, re.MULTILINE)
     return service[1], etcd[1]
 
 

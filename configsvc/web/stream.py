@@ -127,7 +127,9 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     """`GET /v1/ws/{ns}/{env}`: the same frames for those who want WebSocket."""
     settings, metrics = request.app[context.SETTINGS], request.app[context.METRICS]
     socket = web.WebSocketResponse(
-        heartbeat=settings.slow_reader_s,
+        # Pings find a peer that is gone although its kernel still takes our frames. One that merely does not read is
+        # the outlet's to find, and sooner.
+        heartbeat=2 * settings.slow_reader_s,
         timeout=CLOSE_TIMEOUT_S,
         max_msg_size=MAX_MESSAGE_BYTES,
         compress=False,

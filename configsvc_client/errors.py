@@ -73,12 +73,17 @@ Kind = Literal[
 ]
 
 
+def printable(text: str, max_chars: int = 300) -> str:
+    """Text that came over the network, fit for a log line and for `status`."""
+    return "".join(char if char.isprintable() else " " for char in text[:max_chars])
+
+
 class LinkError(ConfigError):
     """Why a connection was left, as data: `session.classify` decides what follows from it."""
 
     def __init__(self, kind: Kind, detail: str, *, status: int | None = None, retry_after_s: float = 0.0) -> None:
-        super().__init__(detail)
+        self.detail = printable(detail)
+        super().__init__(self.detail)
         self.kind = kind
-        self.detail = detail
         self.status = status
         self.retry_after_s = retry_after_s

@@ -27,7 +27,6 @@ logger = logging.getLogger("configsvc_client")
 
 _MAX_BODY = 64 * 1024
 _MAX_TOKEN = 64 * 1024
-_MAX_DETAIL = 300
 
 
 class _Self(msgspec.Struct, frozen=True):
@@ -218,7 +217,7 @@ async def _check(response: aiohttp.ClientResponse) -> None:
     detail = ""
     if "json" in response.content_type:
         try:
-            detail = msgspec.json.decode(await _body(response), type=_Problem).detail[:_MAX_DETAIL]
+            detail = msgspec.json.decode(await _body(response), type=_Problem).detail
         except (msgspec.MsgspecError, UnicodeDecodeError):
             detail = ""
     retry_after = response.headers.get("Retry-After", "")
@@ -257,5 +256,4 @@ async def _mapped_errors() -> AsyncIterator[None]:
 
 
 def _text(error: BaseException) -> str:
-    text = str(error) or type(error).__name__
-    return text[:_MAX_DETAIL]
+    return str(error) or type(error).__name__

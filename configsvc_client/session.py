@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from configsvc_client.errors import Kind, LinkError
+from configsvc_client.errors import Kind, LinkError, printable
 from configsvc_client.options import Endpoint, Options
 from configsvc_client.protocol import (
     CHANGE,
@@ -302,7 +302,7 @@ class Session:
             if id.revision < self.position.revision:
                 state = "behind"
             self._advance(id)
-        self.service_state = state
+        self.service_state = printable(state, 32)
         if state == "draining":
             retry_s = self._retry_s if event.retry is None else event.retry / 1000
             raise LinkError("draining", "the service is shutting down", retry_after_s=retry_s)
@@ -315,7 +315,7 @@ class Session:
             self._not_live_since = now
         if self._said_stale_at is None:
             self._said_stale_at = now
-        self.last_error = f"{self.endpoint.url}: the service is {state} since {status.since}"
+        self.last_error = printable(f"{self.endpoint.url}: the service is {state} since {status.since}")
 
     def _advance(self, id: EventId) -> None:
         if self.position is not None and id.revision > self.position.revision:

@@ -41,14 +41,19 @@ def encode(event: str, data: bytes, id: str | None = None, retry: int | None = N
 
     Raises `ValueError` where a name or an id would break the framing.
     """
+    if b"\n" in data or b"\r" in data:
+        data = b"\ndata: ".join(data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"))
+    return b"%s%s\n\n" % (encode_head(event, id, retry), data)
+
+
+def encode_head(event: str, id: str | None = None, retry: int | None = None) -> bytes:
+    """What stands before an event's data; for who sends one line of data in pieces, and an empty line after it."""
     if any(char in event + (id or "") for char in "\r\n") or "\0" in (id or ""):
         raise ValueError("an event's name and id must not hold line ends, nor its id NUL")
     head = f"event: {event}\n" if id is None else f"id: {id}\nevent: {event}\n"
     if retry is not None:
         head += f"retry: {retry}\n"
-    if b"\n" in data or b"\r" in data:
-        data = b"\ndata: ".join(data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"))
-    return b"%sdata: %s\n\n" % (head.encode(), data)
+    return head.encode() + b"data: "
 
 
 class Decoder:

@@ -1,7 +1,7 @@
 """What the two clients share: the state that reads are answered from, and what is said about it.
 
-Knows no tasks and no threads. One side writes (`take`, `stopped`, on the link's loop), any thread reads: the snapshot
-is immutable and swapped as one reference, so readers need no lock.
+Knows no tasks and no threads. The link's loop writes, any thread reads: the snapshot is immutable and swapped as one
+reference, so readers need no lock.
 """
 
 import random
@@ -16,7 +16,7 @@ from configsvc_client.errors import ClientClosed, ConfigKeyError, LinkFailed
 from configsvc_client.options import Options
 from configsvc_client.session import Session
 from configsvc_client.snapshot import Snapshot
-from configsvc_client.view import MISSING, ClientStatus
+from configsvc_client.view import MISSING, ClientStatus, Source
 
 
 class ClientState:
@@ -27,7 +27,7 @@ class ClientState:
         self._started = time.monotonic()
         self._started_at = datetime.now(UTC)
         self.session = Session(options, random.Random(), self._started)
-        self.snapshot: Snapshot | None = None
+        self._told: Snapshot | None = None
         self.callbacks = Callbacks(wake)
         self.failure: BaseException | None = None
         self._closed: float | None = None
@@ -41,8 +41,8 @@ class ClientState:
     # ---- the link's side ----------------------------------------------------------------------------------------
 
     def take(self, snapshot: Snapshot) -> None:
-        """Swap in a new state. The first one is a change only to an application that was answered without one."""
-        old, self.snapshot = self.snapshot, snapshot
+        """Tell of a new state. The first one is a change only to an application that was answered without one."""
+        old, self._told = self._told, snapshot
         if old is not None or self._answered_without:
             self.callbacks.push(old, snapshot)
 
@@ -59,6 +59,11 @@ class ClientState:
     # ---- the application's side ---------------------------------------------------------------------------------
 
     @property
+    def snapshot(self) -> Snapshot | None:
+        """The state now. Whoever saw a revision in `status` finds here a state at least as new."""
+        return self.session.snapshot
+
+    @property
     def is_closed(self) -> bool:
         """Whether `close` was called."""
         return self._closed is not None
@@ -67,7 +72,7 @@ class ClientState:
         """Answer from the state as it is now; raises `ConfigKeyError` only."""
         snapshot = self.snapshot
         if snapshot is None:
-            # The flag first, then a second look: whichever of `take` and this comes last sees the other.
+            # The flag first, then a second look: whichever of the link and this comes last sees the other.
             self._answered_without = True
             snapshot = self.snapshot
         if snapshot is not None:
@@ -105,11 +110,15 @@ class ClientState:
         seen = s.view(now)
         position, snapshot = s.position, self.snapshot
         closed = self._closed
-        source = "none" if snapshot is None else "live" if seen.state == "live" and closed is None else "memory"
+        source: Source = "memory"
+        if snapshot is None:
+            source = "none"
+        elif seen.state == "live" and closed is None:
+            source = "live"
         since = seen.since if closed is None else closed
         return ClientStatus(
             state=seen.state if closed is None else "closed",
-            source=source,  # type: ignore[arg-type]  # narrowed by the words above
+            source=source,
             revision=None if position is None else position.revision,
             since=self._started_at + timedelta(seconds=since - self._started),
             age_s=seen.age_s,

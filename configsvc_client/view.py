@@ -28,6 +28,9 @@ MISSING: Final = _Missing.MISSING
 """Absence, told apart from `None`, which is what a stored JSON null reads as."""
 
 
+Source = Literal["live", "memory", "disk", "none"]
+
+
 class ConfigChange(msgspec.Struct, frozen=True, kw_only=True):
     """A key whose value is another one than before, came (`old` is `MISSING`) or went (`new` is `MISSING`).
 
@@ -52,7 +55,7 @@ class ClientStatus(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     state: Literal["connecting", "live", "stale", "closed"]
-    source: Literal["live", "memory", "disk", "none"]
+    source: Source
     revision: int | None
     since: datetime
     age_s: float | None

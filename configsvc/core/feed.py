@@ -45,10 +45,7 @@ class Frame:
     @property
     def sse_head(self) -> bytes:
         """What stands before the data, for senders of frames too large to be copied for each reader."""
-        head = f"id: {self.id}\nevent: {self.event}\n" if self.id else f"event: {self.event}\n"
-        if self.retry_ms is not None:
-            head += f"retry: {self.retry_ms}\n"
-        return b"%sdata: " % head.encode()
+        return sse.encode_head(self.event, str(self.id) if self.id else None, self.retry_ms)
 
     @property
     def ws(self) -> str:

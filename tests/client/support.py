@@ -25,6 +25,7 @@ NAMESPACE, ENVIRONMENT = "payments", "production"
 SCOPE = {"namespace": NAMESPACE, "environment": ENVIRONMENT}
 DEADLINE_S = 20.0
 
+PATIENT: dict[str, Any] = {"start_timeout_s": DEADLINE_S}
 FAST = Tuning(
     backoff=Backoff(base_s=0.01, cap_s=0.05),
     slow_backoff=Backoff(base_s=0.01, cap_s=0.05),

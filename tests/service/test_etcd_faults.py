@@ -187,6 +187,38 @@ async def test_an_answer_over_the_bound(scripted: ScriptedGateway, make_gateway:
         await get(gateway, b"k")
 
 
+async def test_an_answer_that_says_it_is_over_the_bound(scripted: ScriptedGateway, make_gateway: Any) -> None:
+    gateway: Gateway = await make_gateway(scripted.url, config={"max_answer_bytes": 1000})
+    scripted.play(RANGE, Answer(chunks=(b"x",), headers={"Content-Length": "2000"}, hang=True))
+    with pytest.raises(EtcdError, match="2000 bytes, over 1000"):
+        await get(gateway, b"k")
+    # One key cannot be cut in pages.
+    with pytest.raises(EtcdError, match="over 1000"):
+        await gateway.list(b"k")
+    assert [seen.body["limit"] for seen in scripted.seen(RANGE)[1:]] == ["32", "4", "1"]
+
+
+@pytest.mark.parametrize("url", ["http://", "http://127.0.0.1:99999", "http://no.such.host.invalid:2379"])
+async def test_a_url_that_leads_nowhere(make_gateway: Any, url: str) -> None:
+    gateway: Gateway = await make_gateway(url)
+    with pytest.raises(Unreachable):
+        await gateway.txn(WRITE)
+
+
+async def test_one_endpoint_left_alone_costs_no_attempts(servers: Servers, make_gateway: Any) -> None:
+    """While the other fails for a moment, all attempts go to it."""
+    dead, shaky = await servers(2)
+    dead.play(RANGE, TIMED_OUT)
+    gateway: Gateway = await make_gateway(dead.url, shaky.url, config={"breaker_failures": 4})
+    for _ in range(4):
+        with pytest.raises(Unavailable):
+            await gateway.range(Range(key=b"k"), member=gateway.members[0])
+    assert gateway.members[0].breaker == "open"
+    shaky.play(RANGE, TIMED_OUT, TIMED_OUT, TIMED_OUT, OK)
+    assert (await get(gateway, b"k")).header.revision == 7
+    assert len(dead.requests) == 4
+
+
 # ---- reads go on, writes do not --------------------------------------------------------------------------------------
 
 

@@ -260,3 +260,18 @@ async def test_a_defect_ends_the_link_not_the_reads(monkeypatch: pytest.MonkeyPa
             await client.wait_ready(1)
         with pytest.raises(LinkFailed, match="a defect"):
             await client.close()
+
+
+async def test_a_defect_before_the_first_snapshot_is_not_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Link) -> None:
+        raise AssertionError("a defect")
+
+    monkeypatch.setattr(Link, "_open_client", broken)
+    client = client_of(NOBODY, start_timeout_s=60)
+    assert await asyncio.wait_for(asyncio.create_task(client.get("a", default=1)), 20) == 1
+    with pytest.raises(ConfigKeyError, match="a defect"):
+        await client.get("a")
+    with pytest.raises(LinkFailed):
+        await client.wait_ready(60)
+    with pytest.raises(LinkFailed):
+        await client.close()

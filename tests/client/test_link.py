@@ -200,6 +200,12 @@ async def test_a_service_that_comes_late_is_found() -> None:
             assert await client.get("a", default=7) == 1
 
 
+async def test_a_name_is_looked_up_and_all_its_addresses_are_tried() -> None:
+    service = Service([snapshot({"a": 1}, 1), HOLD])
+    async with service.run(), client_of(service.url.replace("127.0.0.1", "localhost")) as client:
+        assert await client.get("a") == 1
+
+
 async def test_an_unknown_host_is_no_more_than_an_address_that_does_not_answer() -> None:
     service = Service([snapshot({"a": 1}, 1), HOLD])
     async with service.run(), client_of("http://does-not-exist.invalid:1", service) as client:

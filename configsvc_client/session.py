@@ -159,7 +159,7 @@ class Session:
         return self._active_at + MISSED_HEARTBEATS * self.heartbeat_s
 
     def _impatient_at(self) -> float:
-        """Elsewhere may be better than with a service that is not live, less and less likely so."""
+        """When to look for a service that is live; more and more seldom as long as none is found."""
         if self._not_live_since is None or len(self._endpoints) == 1:
             return math.inf
         return self._not_live_since + min(MISSED_HEARTBEATS * self.heartbeat_s * 2.0**self._patience, MAX_PATIENCE_S)
@@ -196,8 +196,8 @@ class Session:
             self._index = (self._index + 1) % len(self._endpoints)
         delay = self._delay(error, stays=stays)
         self._failures += 1
-        if self._doubt_since is not None:
-            delay = min(delay, max(0.0, self._doubt_since + self._tuning.believe_after_s - now))
+        if self._doubt_since is not None and now < (ends := self._doubt_since + self._tuning.believe_after_s):
+            delay = min(delay, ends - now)
         return delay
 
     def stopped(self) -> None:

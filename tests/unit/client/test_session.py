@@ -243,6 +243,14 @@ def test_while_in_doubt_the_next_attempt_is_not_after_the_end_of_the_doubt() -> 
     assert link.session.lost(link.refused(snapshot({}, 8)), link.now) <= 0.5
 
 
+def test_after_the_end_of_a_doubt_attempts_are_as_far_apart_as_ever() -> None:
+    link = Link()
+    link.event(snapshot({"a": 1}, 9))
+    link.session.lost(link.refused(snapshot({}, 8)), link.now)
+    link.now += 60
+    assert max(link.lost("unreachable") for _ in range(20)) > 2
+
+
 def test_a_new_epoch_is_taken_at_once_and_the_one_that_was_left_only_after_doubt() -> None:
     link = Link()
     link.event(snapshot({"a": 1}, 900))

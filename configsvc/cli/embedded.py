@@ -32,6 +32,7 @@ if sys.platform != "win32":
     import fcntl
 
 DEFAULT_URL = "http://127.0.0.1:8080"
+READY_S = 0.15
 
 
 def run_both(settings: Settings, *, folder: Path | None, etcd_port: int = 0) -> int:
@@ -123,8 +124,10 @@ def _url(listen: Address) -> str:
 async def _beside(url: str, etcd: LocalEtcd, scope: Scope, where: str) -> None:
     """Say what to try as soon as the service is ready; return when etcd has ended."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
-        while not await _ready(session, url):  # noqa: ASYNC110 - asked from outside, as a caller would
-            await asyncio.sleep(0.05)
+        # Asked from outside, as a caller would; not at once, because a "not yet" is a line in the log.
+        await asyncio.sleep(READY_S)
+        while not await _ready(session, url):  # noqa: ASYNC110
+            await asyncio.sleep(READY_S)
     _say_what_to_try(url, etcd, scope, where)
     while etcd.members[0].running:  # noqa: ASYNC110 - a process has no event
         await asyncio.sleep(0.5)

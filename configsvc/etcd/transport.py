@@ -102,9 +102,9 @@ class Transport:
     async def _request(
         self, url: str, body: bytes | None, timeout_s: float, headers: Mapping[str, str], is_write: bool, max_bytes: int
     ) -> bytes:
-        # The connection has a limit of its own, below the whole: so a timeout tells whether anything was sent.
-        connect_s = min(self._connect_s, timeout_s * 0.9)
-        timeout = aiohttp.ClientTimeout(total=timeout_s, connect=connect_s)
+        # Getting a connection has limits of its own, below the whole: so a timeout tells whether anything was sent.
+        before_s = timeout_s * 0.9
+        timeout = aiohttp.ClientTimeout(total=timeout_s, connect=before_s, sock_connect=min(self._connect_s, before_s))
         method = "GET" if body is None else "POST"
         with translated(is_write=is_write):
             async with self._requests.request(

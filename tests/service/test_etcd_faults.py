@@ -347,6 +347,20 @@ async def test_list_starts_over_when_its_revision_is_compacted(scripted: Scripte
         await gateway.list(b"k")
 
 
+async def test_waiting_for_a_connection_of_the_pool_is_not_sent(scripted: ScriptedGateway, make_gateway: Any) -> None:
+    """When our own connections are all in use, a write that got none is not ambiguous."""
+    gateway: Gateway = await make_gateway(scripted.url, config={"pool_size": 1, "write_s": 0.3, "read_s": 5.0})
+    scripted.play(RANGE, Answer(delay_s=2.0, chunks=OK.chunks))
+    scripted.play(TXN, OK)
+    reading = asyncio.ensure_future(get(gateway, b"k"))
+    while not scripted.requests:
+        await asyncio.sleep(0.01)
+    with pytest.raises(Unreachable):
+        await gateway.txn(WRITE)
+    await reading
+    assert scripted.seen(TXN) == []
+
+
 # ---- breaker ---------------------------------------------------------------------------------------------------------
 
 

@@ -335,6 +335,8 @@ def _settings(reading: _Reading) -> Settings:
     if values["writes"] is None:
         values["writes"] = not sidecar
     tls = bool(values["etcd_cacert"] or values["etcd_cert"])
+    if tls and not reading.given("etcd_endpoints"):
+        values["etcd_endpoints"] = tuple(url.replace("http://", "https://") for url in values["etcd_endpoints"])
     urls = (with_scheme(endpoint, tls=tls) for endpoint in values["etcd_endpoints"])
     values["etcd_endpoints"] = tuple(dict.fromkeys(urls))
     return Settings(**values, warnings=tuple(_warnings(reading)))

@@ -41,7 +41,7 @@ def read(text: str, keys: Collection[str]) -> tuple[dict[str, Line], list[str]]:
         return {}, [f"{where}not valid YAML: {_one_line(str(error.problem or error.context))}"]
     except (YAMLError, ValueError, RecursionError) as error:
         return {}, [f"not valid YAML: {_one_line(str(error))}"]
-    if root is None:
+    if root is None or (isinstance(root, ScalarNode) and root.tag == _NULL):
         return {}, []
     if not isinstance(root, MappingNode):
         return {}, [f"{_at(root)}: a mapping of settings is expected, such as `service_name: my-app`"]

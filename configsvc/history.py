@@ -19,6 +19,7 @@ from configsvc.core.model import (
     content_prefix,
     decode_head,
     entry_path,
+    locate,
     manifests_prefix,
     schema_path,
     scope_prefix,
@@ -109,12 +110,19 @@ def record(kv: KeyValue) -> Record:
 async def before_window(etcd: Etcd, window: Window, listed: ListedScope) -> Sequence[Record] | None:
     """All records of a scope as they were before its apply window opened, and its namespace's schema as it was then.
 
-    None where that cannot be known. Without the schema where the state had to be rebuilt from the release's content.
+    None where that cannot be known. An entry that was unreadable then comes twice: also as it last was readable.
+    Without the schema where the state had to be rebuilt from the release's content.
     """
     try:
         result = await etcd.list(scope_prefix(window.scope), revision=window.revision)
         schema = await etcd.range(Range(key=schema_path(window.scope.namespace), revision=window.revision))
-        return [record(kv) for kv in [*result.kvs, *schema.kvs]]
+        records = [record(kv) for kv in result.kvs]
+        for damaged in [one for one in records if locate(one.key).kind == "entry" and not _readable(one)]:
+            key, revision = locate(damaged.key).name, damaged.mod_revision
+            need = Lost(scope=window.scope, key=key, path=damaged.key, revision=revision)
+            if earlier := await last_readable(etcd, need, None):
+                records.append(earlier)
+        return [*records, *map(record, schema.kvs)]
     except Compacted:
         log.info("apply window opened before the last compaction", release=window.release, revision=window.revision)
     content = await _content(etcd, window.scope, window.release, window.applying.id)

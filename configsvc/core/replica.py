@@ -229,9 +229,10 @@ class Replica:
     ) -> list[Update]:
         """Take over a listing: the difference as one change per scope, or baselines where there is no past.
 
-        `windows` answers the needs of that kind with the scope's records, and the namespace's schema where the reader
-        could have it (None: nothing could be read); `found` has the last readable record by path. With `new_history`
-        nothing that is remembered counts, and every scope starts anew; without, an older listing is refused (`Relist`).
+        `windows` answers the needs of that kind with the scope's records (an unreadable one may come with an older one
+        that reads) and the namespace's schema; None where nothing could be read. `found` has the last readable record
+        by path. With `new_history` nothing that is remembered counts, and every scope starts anew; without, an older
+        listing is refused (`Relist`).
         """
         if listed.revision < self.position and not new_history:
             raise Relist(f"a listing at {listed.revision}, which is below {self.position}")

@@ -196,7 +196,7 @@ class ScopeState:
         release = self.head.shown_release if self.head else None
         version = self.head.shown_version if self.head else None
         same = not (force or changed or deleted or (old.release, old.version) != (release, version))
-        # Of a revision that readers have nothing can be told anew, not even a value found only now: the next change does.
+        # Nothing can be told anew of a revision that readers have, not even a value found only now.
         if same or revision <= old.revision:
             return self.update()
         delta = Delta(revision=revision, release=release, version=version, set=changed, deleted=deleted)
@@ -320,7 +320,8 @@ class ScopeState:
         """Take over what a listing at `revision` has; None where nothing is different for readers.
 
         `proved` is up to where readers of the settled scope have seen everything. `before` is the scope as it was
-        before the opening of a window that is not held yet, None where that is not known.
+        before the opening of a window that is not held yet, None where that is not known; a key that comes twice is as
+        its newer record has it, and was last readable as in the older.
         """
         was = (self.tag, self.exists, self.hold is None)
         self.keys, self.has_head = len(seen.records), seen.head is not None
@@ -357,15 +358,13 @@ class ScopeState:
         if before is None or (same_history and known >= frozen):
             frozen = known
         else:
-            places = [(locate(record.key), record) for record in before]
-            past = ListedScope({place.name: record for place, record in places if place.kind == "entry"})
-            past.head = next((record for place, record in places if place.kind == "head"), None)
+            past, earlier = _past(before)
             self.rebuilt = True
             # The head inside the window names the release before it too.
             before_head, damaged = read_head(past.head)
             self._set_head(before_head or head, None)
             self.exists = bool(past.records or damaged) or (before_head or head).release > 0
-            update = self._replace(past, found, frozen, self._defaults_at(before, frozen))
+            update = self._replace(past, earlier, frozen, self._defaults_at(before, frozen))
         self.hold = Hold(window.id, frozen, head.release + 1, window.since)
         self.hold.rebuild(self._since_opening(seen, found))
         return update or self.update(baseline=self.follow_epoch())
@@ -419,6 +418,20 @@ class ScopeState:
             return self.begin(entries, revision)
         changed = {key: entry for key, entry in entries.items() if shown.get(key) != entry}
         return self._step(changed, sorted(shown.keys() - entries.keys()), revision)
+
+
+def _past(before: Sequence[Record]) -> tuple[ListedScope, dict[bytes, Record]]:
+    """A scope as it was, and an older record by path where a key comes twice."""
+    past, earlier = ListedScope(), {}
+    for record in sorted(before, key=lambda record: record.mod_revision):
+        place = locate(record.key)
+        if place.kind == "head":
+            past.head = record
+        elif place.kind == "entry":
+            if place.name in past.records:
+                earlier[record.key] = past.records[place.name]
+            past.records[place.name] = record
+    return past, earlier
 
 
 def _stored(entry: Entry | None) -> bool:

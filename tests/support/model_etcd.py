@@ -81,7 +81,12 @@ class ModelEtcd:
         if need.revision < self.compacted:
             return None
         prefixes = (scope_prefix(need.scope), schema_path(need.scope.namespace))
-        return [record for key, record in self.states[need.revision].items() if key.startswith(prefixes)]
+        records = [record for key, record in self.states[need.revision].items() if key.startswith(prefixes)]
+        for damaged in [record for record in records if locate(record.key).kind == "entry" and not readable(record)]:
+            lost = Lost(scope=need.scope, key="", path=damaged.key, revision=damaged.mod_revision)
+            if earlier := self.last_readable(lost):
+                records.append(earlier)
+        return records
 
     def last_readable(self, need: Lost) -> Record | None:
         for revision in range(need.revision - 1, max(self.compacted, 1) - 1, -1):

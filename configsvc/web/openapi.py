@@ -15,6 +15,7 @@ from configsvc.web.route import Answer, Parameter, Route
 
 REFERENCE = "#/components/schemas/{name}"
 NAME_SCHEMA = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"}
+NO_KEY = r"/\u0000-\u001f\u007f-\u009f"
 PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "ns": {"description": "The namespace.", "schema": NAME_SCHEMA},
     "env": {"description": "The environment.", "schema": NAME_SCHEMA},
@@ -24,7 +25,8 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
             "type": "string",
             "minLength": 1,
             "maxLength": 1024,
-            "pattern": r"^(?!_)(?!\.{1,2}$)[^/\u0000-\u001f\u007f-\u009f\ud800-\udfff]+$",
+            # Without look-ahead, which many tools do not read: no "_" in front, neither "." nor "..".
+            "pattern": "^([^_.{x}][^{x}]*|\\.[^.{x}][^{x}]*|\\.\\.[^{x}]+)$".replace("{x}", NO_KEY),
         },
     },
 }

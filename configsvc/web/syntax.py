@@ -23,7 +23,7 @@ MAX_CANDIDATES = 500
 
 _STRAY_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
-_SECONDS = re.compile(r"[0-9]{1,309}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
+_SECONDS = re.compile(r"-?[0-9]{1,309}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
 _REVISION = re.compile(r"[0-9]{1,19}", re.ASCII)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
 _TRACEPARENT = re.compile(
@@ -142,7 +142,7 @@ def query_awaited(query: Mapping[str, str]) -> Awaited | None:
     raw_wait = query.get("wait_s")
     wait_s = DEFAULT_WAIT_S
     if raw_wait is not None:
-        if not _SECONDS.fullmatch(raw_wait):
+        if not _SECONDS.fullmatch(raw_wait) or float(raw_wait) < 0:
             raise query_error("wait_s", f"is {shown(raw_wait)}; it is a number of seconds from 0 to {MAX_WAIT_S:g}")
         wait_s = min(float(raw_wait), MAX_WAIT_S)
     raw = query.get("min_revision")

@@ -104,6 +104,7 @@ class Metrics:
         self.streams: dict[str, int] = {"sse": 0, "websocket": 0}
         self.in_progress = 0
         self.loop_lag_s = 0.0
+        self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._requests = self._counter("configsvc_http_requests_total")
         self._duration = self._histogram("configsvc_http_request_duration_seconds")
         self._refused = self._counter("configsvc_refused_connections_total")
@@ -132,9 +133,14 @@ class Metrics:
 
     def answered(self, method: str, route: str, status: int, seconds: float | None) -> None:
         """Count an answer; `seconds` is None for a stream."""
-        self._requests.labels(method, route, str(status)).inc()
+        # Finding a labelled child costs more than counting; there are as many as routes and statuses.
+        counted = self._answered.get((method, route, status))
+        if counted is None:
+            counter = self._requests.labels(method, route, str(status))
+            counted = self._answered[method, route, status] = (counter, self._duration.labels(route, str(status)))
+        counted[0].inc()
         if seconds is not None:
-            self._duration.labels(route, str(status)).observe(seconds)
+            counted[1].observe(seconds)
 
     def refused(self, code: str) -> None:
         """Count a request that never got as far as a route."""

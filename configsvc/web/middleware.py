@@ -5,6 +5,7 @@ exist. Authorization reads the route table; a handler that is not in it is refus
 """
 
 import asyncio
+import logging
 import secrets
 from time import perf_counter
 
@@ -69,11 +70,13 @@ async def finish_head(request: web.Request, response: web.StreamResponse) -> Non
 def _log(request: web.Request, row: Route | None, status: int, seconds: float) -> None:
     if status >= 500 and status != 503:
         level = "error"
-    elif status >= 400:
+    elif status >= 400 or (row and row.lasting):
         level = "info"
+    elif logging.getLogger().isEnabledFor(logging.DEBUG):
+        level = "debug"
     else:
         # Reads come by the thousand, and a log of them would cost more than they do; the metrics have them.
-        level = "info" if row and row.lasting else "debug"
+        return
     getattr(log, level)(
         "request",
         method=request.method,

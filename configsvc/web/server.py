@@ -113,7 +113,12 @@ async def serve(settings: Settings) -> int:
     except PortInUse as error:
         log.error(str(error), hint="set CONFIGSVC_LISTEN to another address")
         return EXIT_UNAVAILABLE
-    app = build(settings)
+    return await serve_app(build(settings), sock)
+
+
+async def serve_app(app: web.Application, sock: socket.socket) -> int:
+    """Serve an application on a bound socket, as `serve` does; returns the exit code."""
+    settings = app[context.SETTINGS]
     with _signals() as stop:
         async with listening(app, sock) as url:
             log.info(f"configsvc {__version__} serves {_what(settings)} at {url}", address=url, mode=settings.mode)

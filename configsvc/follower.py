@@ -36,6 +36,7 @@ from configsvc.etcd.versions import advice, too_old
 from configsvc.history import (
     Fork,
     before_window,
+    check_cluster,
     check_not_rolled_back,
     last_readable,
     newest_revision,
@@ -172,7 +173,9 @@ class Follower:
         if self._past and self._past.cluster_id == listed.cluster_id:
             self._replica.begin_history(self._past.salt, self._past.epochs)
         self._past = None
-        if not fork and not moved:
+        if moved:
+            await check_cluster(self._etcd, self.prefix, cluster)
+        elif not fork:
             await self._expect_later(listed)
         if fork:
             listed = await self._begin_history(listed)
@@ -194,7 +197,7 @@ class Follower:
     async def _expect_later(self, listed: Listed) -> None:
         """Raise `Fork` where a listing does not follow what was seen, `Unavailable` where only this answer was old."""
         seen = max([self._replica.position, *(past.proved for past in self._remembered.values())])
-        if listed.revision < seen and await newest_revision(self._etcd, self.prefix, seen) >= seen:
+        if listed.revision < seen and await newest_revision(self._etcd, self.prefix, seen, listed.cluster_id) >= seen:
             raise Unavailable("a listing was older than what was seen before")
         if listed.revision < seen:
             raise Fork(f"the store is at revision {listed.revision}, below {seen}")
@@ -249,6 +252,8 @@ class Follower:
                 outcome = "renewed"
             except Relist as error:
                 log.info("listing again", reason=str(error))
+                # What is impossible after every listing must not keep etcd and readers busy.
+                await self._back_off()
                 return "impossible_event"
             except Compacted as error:
                 log.info("listing again", reason=str(error))
@@ -272,10 +277,12 @@ class Follower:
         start, mirror = self._replica.position, self._replica.newest()
         async with self._etcd.watch(self.prefix, start, member=member) as batches:
             created = await anext(batches)
-            if created.header.cluster_id != self._replica.cluster_id:
+            cluster = self._replica.cluster_id
+            if created.header.cluster_id != cluster:
+                await check_cluster(self._etcd, self.prefix, cluster)
                 raise Relist("the cluster is another one")
             if created.header.revision < start:
-                await check_not_rolled_back(self._etcd, self.prefix, member, start)
+                await check_not_rolled_back(self._etcd, self.prefix, member, start, cluster)
             self.connected, self.trouble = True, None
             log.info("watching etcd", endpoint=member.url, revision=start)
             args = (self._etcd, self._hub, self.prefix, member, batches, self.habits)
@@ -317,7 +324,8 @@ class Follower:
             await self._hub.doubt.wait()
             try:
                 result = await self._etcd.range(Range(key=self.prefix, limit=1, keys_only=True))
-                self._hub.store_at(result.header.revision)
+                if result.header.cluster_id == self._replica.cluster_id:
+                    self._hub.store_at(result.header.revision)
             except EtcdError as error:
                 log.info("a reader is ahead of this replica and etcd cannot be asked", error=str(error))
             await asyncio.sleep(min(1.0, self._hub.heartbeat_s / 2))

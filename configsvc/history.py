@@ -55,27 +55,44 @@ class Unfit(Unavailable):
     """This member cannot be followed now: it lags, or its data is not the other members'."""
 
 
-async def newest_revision(etcd: Etcd, prefix: bytes, position: int) -> int:
-    """The store's revision by linearizable reads; every other member is asked before one below `position` counts."""
+async def newest_revision(etcd: Etcd, prefix: bytes, position: int, cluster_id: str) -> int:
+    """The store's revision by linearizable reads; every other member is asked before one below `position` counts.
+
+    An endpoint of another cluster has no say; 0 where no endpoint is of this one any more.
+    """
     ask = Range(key=prefix, limit=1, keys_only=True)
-    newest = (await etcd.range(ask)).header.revision
+    headers = [(await etcd.range(ask)).header]
     for member in etcd.members if len(etcd.members) > 1 else ():
-        if newest >= position:
+        if headers[-1].revision >= position and headers[-1].cluster_id == cluster_id:
             break
         with contextlib.suppress(EtcdError):
-            newest = max(newest, (await etcd.range(ask, member=member)).header.revision)
-    return newest
+            headers.append((await etcd.range(ask, member=member)).header)
+    return max((header.revision for header in headers if header.cluster_id == cluster_id), default=0)
 
 
-async def check_not_rolled_back(etcd: Etcd, prefix: bytes, member: Member, position: int) -> NoReturn:
+async def check_cluster(etcd: Etcd, prefix: bytes, cluster_id: str) -> None:
+    """Some endpoint is not of `cluster_id`. Raises `Unfit` where another one still is; then that endpoint is wrong."""
+    ask = Range(key=prefix, limit=1, keys_only=True)
+    for member in etcd.members:
+        try:
+            header = (await etcd.range(ask, member=member)).header
+        except EtcdError:
+            continue
+        if header.cluster_id == cluster_id:
+            raise Unfit("an endpoint belongs to another cluster than the others")
+
+
+async def check_not_rolled_back(etcd: Etcd, prefix: bytes, member: Member, position: int, cluster_id: str) -> NoReturn:
     """`member` is behind `position`: it lags (raises `Unfit`), or history was rolled back (raises `Fork`)."""
-    newest = await newest_revision(etcd, prefix, position)
+    newest = await newest_revision(etcd, prefix, position, cluster_id)
     if newest < position:
         raise Fork(f"the store is at revision {newest}, below {position}")
     raise Unfit("this member lags behind", endpoint=member.url)
 
 
-async def check_history(etcd: Etcd, prefix: bytes, member: Member, revision: int, mirror: tuple[int, int]) -> None:
+async def check_history(
+    etcd: Etcd, prefix: bytes, member: Member, revision: int, mirror: tuple[int, int], cluster_id: str
+) -> None:
     """Compare the prefix at `revision` with what we had there: its newest `mod_revision` and its number of keys.
 
     Raises `Fork` where the store's history is another, `Unfit` where only this member's is, `Compacted` where the
@@ -84,13 +101,15 @@ async def check_history(etcd: Etcd, prefix: bytes, member: Member, revision: int
     try:
         seen = await etcd.range(fingerprint(prefix, revision=revision, serializable=True), member=member)
     except FutureRevision:
-        await check_not_rolled_back(etcd, prefix, member, revision)
+        await check_not_rolled_back(etcd, prefix, member, revision, cluster_id)
     if newest_and_count(seen) == mirror:
         return
     for other in etcd.members:
         if other is not member:
             with contextlib.suppress(EtcdError):
                 second = await etcd.range(fingerprint(prefix, revision=revision), member=other)
+                if second.header.cluster_id != cluster_id:
+                    continue
                 if newest_and_count(second) == mirror:
                     raise Unfit("this member's data differs from the other members'", endpoint=member.url)
                 break

@@ -112,7 +112,7 @@ class Watch:
         """
         ends = self._clock() + self._rng.uniform(*MAX_WATCH_S)
         recheck = self._clock() + self._rng.uniform(*RECHECK_S)
-        self._check = asyncio.create_task(check_history(self._etcd, self._prefix, self._member, start, mirror))
+        self._check = asyncio.create_task(self._check_history(start, mirror))
         while (now := self._clock()) < ends:
             if self._check is None and now >= recheck:
                 recheck = now + self._rng.uniform(*RECHECK_S)
@@ -181,8 +181,12 @@ class Watch:
         for _ in range(3):
             with contextlib.suppress(Compacted):
                 revision, mirror = replica.position, replica.newest()
-                await check_history(self._etcd, self._prefix, self._member, revision, mirror)
+                await self._check_history(revision, mirror)
                 return
+
+    async def _check_history(self, revision: int, mirror: tuple[int, int]) -> None:
+        cluster = self._hub.replica.cluster_id
+        await check_history(self._etcd, self._prefix, self._member, revision, mirror, cluster)
 
     # ---- silence ------------------------------------------------------------------------------------------------
 
@@ -208,6 +212,15 @@ class Watch:
             raise Unavailable("the watch fell silent", endpoint=self._member.url)
         self._probe = asyncio.create_task(self._ask())
 
+    async def _greet(self) -> int:
+        """A first probe, so that a state that is right need not wait for the first notice to be called so."""
+        try:
+            return await self._ask()
+        except EtcdError as error:
+            # No reason to leave: the watch may be busy with a backlog, or an election under way.
+            log.debug("nothing is proved yet", error=str(error))
+            return 0
+
     async def _ask(self) -> int:
         """Ask the watched member whether we have everything; returns the revision for which that holds, else 0.
 
@@ -217,7 +230,7 @@ class Watch:
         deadline_s = min(PROBE_S, self._hub.heartbeat_s / 2)
         seen = await self._etcd.range(fingerprint(self._prefix), member=self._member, timeout_s=deadline_s)
         if seen.header.revision < replica.position:
-            await check_not_rolled_back(self._etcd, self._prefix, self._member, replica.position)
+            await check_not_rolled_back(self._etcd, self._prefix, self._member, replica.position, replica.cluster_id)
         deadline = self._clock() + GRACE_S
         while newest_and_count(seen) != replica.newest():
             if replica.position > seen.header.revision:

@@ -180,6 +180,8 @@ class Gateway:
                 continue
             page = self._decoded(wire.decode_range, body)
             first = first or page
+            if page.header.cluster_id != first.header.cluster_id:
+                raise Unavailable("the pages of a list came from two clusters; not all endpoints are of one")
             pinned = pinned or page.header.revision
             kvs += page.kvs
             if not page.more or not page.kvs:

@@ -77,8 +77,15 @@ def _store(settings: Settings) -> Store | None:
 
 
 def gateway_config(settings: Settings) -> GatewayConfig:
-    """The settings that concern etcd."""
+    """The settings that concern etcd.
+
+    An endpoint that takes connections and never answers may cost half a heartbeat and no more: the one after it has to
+    be watched within two.
+    """
+    patience_s = min(2.0, settings.heartbeat_s / 2)
     return GatewayConfig(
+        read_s=patience_s,
+        created_s=patience_s,
         endpoints=settings.etcd_endpoints,
         user=settings.etcd_user,
         password_file=settings.etcd_password_file,

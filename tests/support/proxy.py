@@ -38,6 +38,11 @@ class TcpProxy:
     def url(self) -> str:
         return f"{self._scheme}://127.0.0.1:{self.port}"
 
+    @property
+    def open(self) -> int:
+        """Connections that are open now."""
+        return len(self._writers) // 2
+
     async def __aenter__(self) -> "TcpProxy":
         await self.listen()
         return self
@@ -67,6 +72,12 @@ class TcpProxy:
         """Nothing passes any more; connections stay open, and new ones are taken."""
         self._flowing.clear()
 
+    def stall_open(self) -> None:
+        """Nothing passes any more on the connections that are open, for ever; new ones work."""
+        self._flowing.clear()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+
     def resume(self) -> None:
         """What was held back passes, and all after it."""
         self._flowing.set()
@@ -88,10 +99,11 @@ class TcpProxy:
             reset(writer)
             return
         self._writers |= {writer, there_writer}
+        flowing = self._flowing
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pass_requests(reader, there_writer))
-                group.create_task(self._pass_answers(there_reader, writer))
+                group.create_task(self._pass_requests(reader, there_writer, flowing))
+                group.create_task(self._pass_answers(there_reader, writer, flowing))
         except* (OSError, EOFError, asyncio.IncompleteReadError):
             pass
         finally:
@@ -99,18 +111,22 @@ class TcpProxy:
             reset(there_writer)
             reset(writer)
 
-    async def _pass_requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_requests(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event
+    ) -> None:
         while data := await reader.read(65536):
-            await self._flowing.wait()
+            await flowing.wait()
             writer.write(data)
             await writer.drain()
         raise EOFError
 
-    async def _pass_answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_answers(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event
+    ) -> None:
         while data := await reader.read(65536):
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
-            await self._flowing.wait()
+            await flowing.wait()
             cut = self.cut_after is not None and len(data) >= self.cut_after
             if cut:
                 data = data[: self.cut_after]

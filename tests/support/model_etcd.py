@@ -6,15 +6,25 @@ replicas can be compared with it.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from configsvc.core.model import Scope, Unreadable, decode_head, epoch_path, locate, schema_path, scope_prefix
+from configsvc.core.feed import Update
+from configsvc.core.model import (
+    Scope,
+    Unreadable,
+    decode_head,
+    entry_path,
+    locate,
+    schema_path,
+    scope_prefix,
+)
 from configsvc.core.records import Event, Record, read_entry
 from configsvc.core.replica import Listed, Lost, Replica, Window, sort_listing
 from configsvc.core.schema import read_defaults
 from configsvc_client.protocol import Entry
 
 CLUSTER = "cluster"
+SCOPE = Scope("shop", "prod")
 
 
 def entry_bytes(value: Any, **more: Any) -> bytes:
@@ -97,7 +107,7 @@ class ModelEtcd:
                 return record
         return None
 
-    def relist(self, replica: Replica, *, new_history: bool = False) -> list[Any]:
+    def relist(self, replica: Replica, *, new_history: bool = False) -> list[Update]:
         listed = self.listing(replica.environment)
         windows, lost = replica.needs(listed, new_history=new_history)
         found = {need.path: record for need in lost if (record := self.last_readable(need)) is not None}
@@ -152,10 +162,6 @@ class ModelEtcd:
     def _back(self, path: bytes, revision: int) -> Iterable[Record | None]:
         return (self.states[at].get(path) for at in range(revision, 0, -1))
 
-    def epoch_value(self, namespace: str, revision: int) -> bytes:
-        record = self.states[revision].get(epoch_path(namespace))
-        return record.value if record else b""
-
     def exists(self, scope: Scope, revision: int) -> bool:
         for key, record in self.states[revision].items():
             place = locate(key)
@@ -170,12 +176,30 @@ class ModelEtcd:
         return False
 
 
-class Shown(NamedTuple):
-    """What a replica shows of a scope, comparable."""
+class Pair:
+    """A store and a replica that follows it."""
 
-    entries: dict[str, Entry]
-    release: int | None
-    version: str | None
+    def __init__(self, environment: str | None = None) -> None:
+        self.etcd = ModelEtcd()
+        self.replica = Replica(environment)
+        self.relist()
+
+    def relist(self, *, new_history: bool = False) -> list[Update]:
+        return self.etcd.relist(self.replica, new_history=new_history)
+
+    def txn(self, puts: dict[bytes, bytes | None]) -> list[Update]:
+        revision = self.etcd.txn(puts)
+        return self.replica.apply(revision, self.etcd.events[revision])
+
+    def put(self, key: str, value: Any, scope: Scope = SCOPE) -> list[Update]:
+        return self.txn(
+            {entry_path(scope, key): value if value is None or type(value) is bytes else entry_bytes(value)}
+        )
+
+    def values(self, scope: Scope = SCOPE) -> dict[str, Any]:
+        snapshot = self.replica.scopes[scope].snapshot
+        assert snapshot is not None
+        return {key: json.loads(bytes(entry.value)) for key, entry in snapshot.entries.items()}
 
 
 def readable(record: Record) -> bool:

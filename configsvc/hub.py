@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Literal
 
+from configsvc.complaints import Complaints
 from configsvc.core.feed import Feed, Frame, Update, status_frame
 from configsvc.core.model import Scope
 from configsvc.core.replica import Event, Listed, Record, Relist, Replica
@@ -66,6 +67,7 @@ class Hub:
         """Set while a reader claims a revision that this replica has not seen: the follower asks etcd who is right."""
         self.frames_sent: dict[str, int] = {}
         self.on_publish = on_publish
+        self._complaints = Complaints(replica)
         self._max_frames, self._max_bytes, self._max_streams = max_frames, max_bytes, max_streams
         self._clock, self._now, self._rng = clock, now, rng or random.Random()
         self._started = now()
@@ -97,6 +99,7 @@ class Hub:
         self._disk.clear()
         self.confirm()
         self._publish(updates)
+        self._complaints.look_at_all()
         if first or new_history:
             self._poke(self.readers)
 
@@ -152,6 +155,7 @@ class Hub:
         self._poke(update.scope for update in updates)
         self._wake_waiters()
         if updates:
+            self._complaints.look(update.scope for update in updates)
             self.on_publish(updates)
 
     def _release(self, scope: Scope) -> None:

@@ -36,8 +36,8 @@ RECHECK_S = (300.0, 900.0)
 GRACE_S = 1.0
 """How long events that a probe has seen in etcd may be on their way before the watch is taken for dead."""
 PROBE_S = 2.0
-PROBES_UNTIL_WARNING = 3
-"""The first notice may take two intervals; three heartbeats without one mean that none will come in time."""
+PROBES_UNTIL_WARNING = 4
+"""The first is at the opening, and the first notice may take two intervals; three silent heartbeats are enough."""
 
 log = structlog.get_logger()
 

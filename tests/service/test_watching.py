@@ -1,0 +1,105 @@
+"""One watch, and what becomes of silence: with progress notices, without them, and behind a proxy that stalls."""
+
+import asyncio
+import json
+import random
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from configsvc.core.model import Scope, entry_path, namespace_prefix
+from configsvc.core.replica import Replica
+from configsvc.etcd.gateway import Gateway, GatewayConfig
+from configsvc.etcd.local import LocalEtcd
+from configsvc.follower import Follower
+from configsvc.hub import Hub
+from tests.support import etcd as support
+from tests.support.proxy import TcpProxy
+
+HEARTBEAT_S = 0.5
+
+
+@pytest.fixture(scope="module")
+def silent_etcd() -> Iterator[LocalEtcd]:
+    """An etcd with its default: a progress notice every ten minutes."""
+    with LocalEtcd(options=support.options(support.newest(), progress_s=600)) as running:
+        yield running
+
+
+@pytest.fixture
+def scope() -> Scope:
+    return Scope(f"ns-{uuid.uuid4().hex[:12]}", "production")
+
+
+@asynccontextmanager
+async def following(scope: Scope, *urls: str) -> AsyncIterator[tuple[Hub, Follower]]:
+    async with Gateway(GatewayConfig(endpoints=urls, created_s=1)) as gateway:
+        hub = Hub(Replica(), heartbeat_s=HEARTBEAT_S)
+        follower = Follower(gateway, hub, prefix=namespace_prefix(scope.namespace), rng=random.Random(1))
+        task = asyncio.create_task(follower.run())
+        try:
+            await support.eventually(lambda: hub.listed and follower.connected)
+            yield hub, follower
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def put(gateway: Gateway, scope: Scope, key: str, value: object) -> int:
+    return await support.put(gateway, entry_path(scope, key), json.dumps({"value": value}).encode())
+
+
+async def test_without_notices_probes_prove_the_state_and_move_the_position(
+    silent_etcd: LocalEtcd, scope: Scope
+) -> None:
+    async with Gateway(GatewayConfig(endpoints=(silent_etcd.url,))) as gateway:
+        await put(gateway, scope, "a", 1)
+        async with following(scope, silent_etcd.url) as (hub, follower):
+            elsewhere = await support.put(gateway, b"/elsewhere", b"x")
+            await support.eventually(lambda: hub.replica.position >= elsewhere)
+            for _ in range(8):
+                assert hub.state() == "live"
+                await asyncio.sleep(HEARTBEAT_S / 2)
+            assert (sum(follower.reconnects.values()), sum(follower.relists.values())) == (0, 1)
+            revision = await put(gateway, scope, "a", 2)
+            await support.eventually(lambda: hub.proved(scope) >= revision)
+            await support.compact(silent_etcd, revision)
+            later = await support.put(gateway, b"/elsewhere", b"y")
+            await support.eventually(lambda: hub.replica.position >= later)
+            assert sum(follower.relists.values()) == 1
+        assert follower.progress_interval_s is None
+
+
+async def test_a_stalled_watch_is_noticed_although_probes_are_answered(silent_etcd: LocalEtcd, scope: Scope) -> None:
+    async with (
+        Gateway(GatewayConfig(endpoints=(silent_etcd.url,))) as gateway,
+        TcpProxy(silent_etcd.url) as proxy,
+    ):
+        await put(gateway, scope, "a", 1)
+        async with following(scope, proxy.url) as (hub, follower):
+            # What is connected now stalls, the watch among it; new connections, for the probes, work.
+            proxy.stall_open()
+            revision = await put(gateway, scope, "a", 2)
+            await support.eventually(lambda: hub.proved(scope) >= revision)
+            assert json.loads(bytes(hub.feeds[scope].snapshot.entries["a"].value)) == 2
+            assert follower.reconnects["lost"] >= 1
+            assert sum(follower.relists.values()) == 1
+
+
+async def test_with_notices_a_silent_watch_is_given_up_and_an_idle_one_is_not(scope: Scope) -> None:
+    options = support.options(support.newest(), progress_s=0.2)
+    with LocalEtcd(options=options) as quick:
+        async with Gateway(GatewayConfig(endpoints=(quick.url,))) as gateway, TcpProxy(quick.url) as proxy:
+            await put(gateway, scope, "a", 1)
+            async with following(scope, proxy.url) as (hub, follower):
+                await support.eventually(lambda: follower.progress_interval_s)
+                await asyncio.sleep(HEARTBEAT_S * 6)
+                assert (sum(follower.reconnects.values()), hub.state()) == (0, "live")
+                proxy.stall_open()
+                await support.eventually(lambda: follower.reconnects["lost"] >= 1)
+                await support.eventually(lambda: follower.connected and hub.state() == "live")
+                revision = await put(gateway, scope, "a", 2)
+                await support.eventually(lambda: hub.proved(scope) >= revision)
+                assert sum(follower.relists.values()) == 1

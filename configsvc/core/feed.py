@@ -33,7 +33,7 @@ class Frame:
         self.id = id
         self.retry_ms = retry_ms
         self._sse: bytes | None = None
-        self._ws: str | None = None
+        self._ws: bytes | None = None
 
     @property
     def sse(self) -> bytes:
@@ -48,11 +48,11 @@ class Frame:
         return sse.encode_head(self.event, str(self.id) if self.id else None, self.retry_ms)
 
     @property
-    def ws(self) -> str:
-        """The event as a WebSocket text message: `{"event","id","data"}`."""
+    def ws(self) -> bytes:
+        """The event as the UTF-8 of a WebSocket text message: `{"event","id","data"}`."""
         if self._ws is None:
             message = {"event": self.event, "id": str(self.id) if self.id else None, "data": msgspec.Raw(self.data)}
-            self._ws = _encoder.encode(message).decode()
+            self._ws = _encoder.encode(message)
         return self._ws
 
     def __len__(self) -> int:
@@ -96,6 +96,8 @@ class Feed:
         self.floor = snapshot.revision
         self.memo: dict[str, bytes] = {}
         """Bytes made from this state, emptied when it changes; whoever stores here prefixes the name."""
+        self._whole: Frame | None = None
+        """The last frame with all of the state, for the many readers that come back at once."""
         self._tag = False
         self._log: deque[tuple[int, Frame]] = deque()
         self._log_bytes = 0
@@ -119,6 +121,7 @@ class Feed:
         self._tag = update.tag
         self.snapshot = update.snapshot
         self.memo.clear()
+        self._whole = None
 
     def _append(self, frame: Frame) -> None:
         assert frame.id is not None
@@ -142,7 +145,10 @@ class Feed:
     def snapshot_frame(self, proved: int) -> Frame:
         """The whole state as one event. Its id is `proved`, from where its reader goes on."""
         id = EventId(self.snapshot.epoch, max(proved, self.snapshot.revision))
-        return Frame(SNAPSHOT, self._memoised("snapshot", self._encode_baseline), id=id, retry_ms=RETRY_MS)
+        if self._whole is None or self._whole.id != id:
+            data = self._memoised("snapshot", self._encode_baseline)
+            self._whole = Frame(SNAPSHOT, data, id=id, retry_ms=RETRY_MS)
+        return self._whole
 
     def _encode_baseline(self) -> bytes:
         baseline = self.snapshot.baseline()

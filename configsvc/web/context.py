@@ -3,7 +3,7 @@
 Set in one place each: application keys in `app.create_app`, request keys by the middleware that finds the fact out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from aiohttp import web
 
@@ -70,11 +70,11 @@ def follows(settings: Settings, asked: Scope) -> bool:
     return settings.environment in (None, asked.environment)
 
 
-def readable_scopes(request: web.Request) -> list[Scope]:
-    """The scopes that exist here and that the sender of the request may read."""
+def readable_scopes(request: web.Request) -> Iterator[Scope]:
+    """The scopes that exist here and that the sender of the request may read, in no order."""
     who = identity(request)
     feeds = request.app[HUB].feeds
-    return sorted(s for s, feed in feeds.items() if feed.exists and decide(who, "read", s).allowed)
+    return (s for s, feed in feeds.items() if feed.exists and decide(who, "read", s).allowed)
 
 
 def unrouted(request: web.Request) -> NotFound:

@@ -27,7 +27,7 @@ async def index(request: web.Request) -> web.StreamResponse:
 async def self(request: web.Request) -> web.StreamResponse:
     """`GET /v1/self`."""
     settings, hub = request.app[context.SETTINGS], request.app[context.HUB]
-    who, scopes = context.identity(request), context.readable_scopes(request)
+    who, scopes = context.identity(request), sorted(context.readable_scopes(request))
     return _json(
         {
             "service": "configsvc",

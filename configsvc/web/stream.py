@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 
-from aiohttp import WSCloseCode, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from configsvc.core.feed import Frame
 from configsvc.errors import InvalidRequest
@@ -173,7 +173,7 @@ async def _send(request: web.Request, socket: web.WebSocketResponse, reader: Rea
         if not _still_allowed(request):
             return WSCloseCode.POLICY_VIOLATION
         for frame in frames:
-            await outlet.send(socket.send_str(frame.ws), len(frame))
+            await outlet.send(socket.send_frame(frame.ws, WSMsgType.TEXT), len(frame.ws))
     return WSCloseCode.GOING_AWAY
 
 

@@ -22,6 +22,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
+from configsvc.core.continuity import Remembered
 from configsvc.core.feed import Update
 from configsvc.core.model import Head, Scope
 from configsvc.core.replica import Replica
@@ -102,6 +103,11 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
         """The head as `Replica.remember` takes it."""
         head = self.head
         return Head(release=head.release, version=head.version, id=head.id) if head else None
+
+    def past(self) -> Remembered:
+        """What the first listing after a restart has to follow; `Follower.remembered` takes it."""
+        stored = {key: entry.revision for key, entry in self.entries.items() if entry.source == "stored"}
+        return Remembered(proved=self.proved, revisions=stored, head_id=self.head.id if self.head else None)
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):

@@ -139,12 +139,10 @@ class Replica:
         return max(self.mirror.values(), default=0), len(self.mirror)
 
     def fingerprint(self, scope: Scope) -> tuple[int, int]:
-        """The fingerprint of one scope's prefix at `position`, everything below it included."""
+        """The fingerprint of a settled scope's prefix at `position`, everything below it included."""
         revisions: list[int] = []
         if state := self.scopes.get(scope):
             names = {*state.unreadable, *(key for key, entry in state.shown.items() if entry.source == "stored")}
-            if state.hold:
-                names.update(state.hold.overlay)
             paths = [head_path(scope), *(entry_path(scope, name) for name in names)]
             revisions += [self.mirror[path] for path in paths if path in self.mirror]
         prefix = scope_prefix(scope)
@@ -288,7 +286,7 @@ class Replica:
                 schemas[place.namespace] = event.record
         for name, record in schemas.items():
             self._read_schema(name, record)
-        for scope in [scope for scope in self.scopes if scope.namespace in schemas]:
+        for scope in [scope for scope in self.scopes if scope.namespace in schemas] if schemas else ():
             touches.setdefault(scope, Touch()).schema_moved = True
         self._name_epochs(rotated)
         return self._take(touches, rotated, revision)

@@ -76,6 +76,8 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     head = loaded.stored_head()
     assert head is not None
     assert (head.release, head.version, head.id) == (7, "v7", "id-7")
+    past = loaded.past()
+    assert (past.proved, past.revisions, past.head_id) == (etcd.revision, {"a": 2, "b": 2}, "id-7")
 
 
 def test_a_replica_goes_on_from_a_file_without_a_frame_unless_something_changed(tmp_path: Path) -> None:

@@ -25,9 +25,14 @@ def serve(config: ConfigFile = None) -> None:
     Exit codes: 0 after SIGTERM or SIGINT, 69 port in use or start time-out, 78 wrong settings (all of them listed).
     """
     settings = load_settings(config)
+    from configsvc.settings import SettingsError
     from configsvc.web import server
 
-    raise typer.Exit(run(server.serve(settings)))
+    try:
+        code = run(server.serve(settings))
+    except SettingsError as error:
+        exits.fail(exits.CONFIG, *error.problems)
+    raise typer.Exit(code)
 
 
 def load_settings(config: Path | None, changes: Mapping[str, str | None] | None = None) -> "Settings":

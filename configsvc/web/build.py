@@ -8,10 +8,12 @@ from aiohttp import web
 from configsvc.core.model import namespace_prefix
 from configsvc.core.replica import Replica
 from configsvc.etcd.gateway import Gateway, GatewayConfig
+from configsvc.etcd.ops import Refused
+from configsvc.etcd.transport import TlsFiles
 from configsvc.follower import Follower
 from configsvc.hub import Hub
 from configsvc.metrics import Metrics
-from configsvc.settings import Settings
+from configsvc.settings import Settings, SettingsError
 from configsvc.store import Saver, Store
 from configsvc.web.app import create_app, running
 from configsvc.web.context import follows
@@ -19,7 +21,11 @@ from configsvc.writer import Writer
 
 
 def build(settings: Settings) -> web.Application:
-    """The application that the settings describe. Nothing is opened before it is started."""
+    """The application that the settings describe. No connection is opened before it is started.
+
+    Raises `SettingsError` where a certificate or key is there, as settings have checked, but is none.
+    """
+    _check_certificates(settings)
     replica = Replica(settings.environment)
     store = _store(settings)
     hub = Hub(
@@ -68,6 +74,13 @@ def build(settings: Settings) -> web.Application:
         store=store,
         lifetimes=[etcd_open, keeping, following],
     )
+
+
+def _check_certificates(settings: Settings) -> None:
+    try:
+        TlsFiles(cacert=settings.etcd_cacert, cert=settings.etcd_cert, key=settings.etcd_key).context()
+    except Refused as error:
+        raise SettingsError([f"ETCD_CACERT, ETCD_CERT, ETCD_KEY: {error}"]) from error
 
 
 def _store(settings: Settings) -> Store | None:

@@ -104,16 +104,20 @@ async def listening(app: web.Application, sock: socket.socket) -> AsyncIterator[
 
 
 async def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code: 0, 69 port in use or no data in time, 70 a defect."""
+    """Serve until SIGTERM or SIGINT; returns the exit code: 0, 69 port in use or no data in time, 70 a defect.
+
+    Raises `SettingsError` for what only shows when the settings are used.
+    """
     logs.configure(settings.log_format, settings.log_level)
     for line in settings.warnings:
         log.warning(line)
+    app = build(settings)
     try:
         sock = bind(settings.listen)
     except PortInUse as error:
         log.error(str(error), hint="set CONFIGSVC_LISTEN to another address")
         return EXIT_UNAVAILABLE
-    return await serve_app(build(settings), sock)
+    return await serve_app(app, sock)
 
 
 async def serve_app(app: web.Application, sock: socket.socket) -> int:

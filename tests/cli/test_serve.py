@@ -28,6 +28,16 @@ def test_the_file_of_the_option_must_be_there(tmp_path):
     assert "nowhere.yaml: No such file or directory" in done.stderr
 
 
+def test_a_certificate_that_is_none_is_a_wrong_setting(tmp_path):
+    (tmp_path / "ca.pem").write_text("garbage")
+    done = run(
+        *CONFIGSVC, "serve", cwd=tmp_path, **NO_ETCD | {"ETCD_ENDPOINTS": "127.0.0.1:1", "ETCD_CACERT": "ca.pem"}
+    )
+    assert done.returncode == 78
+    assert "ca.pem" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_port_in_use_is_exit_69(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"

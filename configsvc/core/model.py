@@ -303,8 +303,8 @@ def check_value(value: Any) -> None:
 
     The JSON decoder has refused NaN, infinities and lone surrogates before.
     """
-    level = [value]
-    for nesting in range(MAX_NESTING + 1):
+    level, nesting = [value], 0
+    while level:
         below: list[Any] = []
         for item in level:
             if isinstance(item, dict | list):
@@ -313,7 +313,7 @@ def check_value(value: Any) -> None:
                 below.extend(item.values() if isinstance(item, dict) else item)
             elif type(item) is int and not _INT_MIN <= item <= _INT_MAX:
                 raise Unreadable("an integer beyond 64 bits")
-        level = below
+        level, nesting = below, nesting + 1
 
 
 def epoch_of(cluster_id: str, epoch_value: bytes, salt: str) -> str:

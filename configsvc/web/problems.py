@@ -18,6 +18,7 @@ from configsvc.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 SERVER = "configsvc"
+CHALLENGE = {"WWW-Authenticate": "Bearer"}
 TYPE = "urn:configsvc:error:"
 
 
@@ -40,6 +41,7 @@ def response(error: ConfigSvcError, request_id: str, headers: Mapping[str, str] 
         body=document(error, request_id),
         status=error.status,
         headers={
+            **(CHALLENGE if error.status == 401 else {}),
             **error.headers,
             **(headers or {}),
             "Content-Type": MEDIA_TYPE,

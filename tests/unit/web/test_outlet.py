@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configsvc.core.feed import Frame
+from configsvc.core.feed import Feed, Frame
 from configsvc.web.stream import SLICE_BYTES, Outlet, SlowReader, slices
 from configsvc_client.protocol import EventId
+from configsvc_client.snapshot import Snapshot
 
 SIZES = st.lists(st.integers(0, 3 * SLICE_BYTES) | st.integers(SLICE_BYTES - 400, SLICE_BYTES + 100), max_size=6)
 
@@ -90,3 +91,10 @@ async def test_a_failed_write_is_the_senders() -> None:
     for size in (1, SLICE_BYTES):
         with pytest.raises(ConnectionResetError):
             await Outlet(Pipe(rate=1), slow_reader_s=1).send(fail(), size)
+
+
+def test_readers_that_come_together_share_one_frame() -> None:
+    feed = Feed(Snapshot(namespace="a", environment="b", epoch="0" * 12, revision=5))
+    assert feed.snapshot_frame(7) is feed.snapshot_frame(7)
+    assert feed.snapshot_frame(8).id == EventId("0" * 12, 8)
+    assert feed.snapshot_frame(8).data is feed.snapshot_frame(9).data

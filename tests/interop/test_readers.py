@@ -67,7 +67,7 @@ async def follow_over_faults(read: Reader, path: str, hand: Hand, service: Servi
         known = len(hand.revisions)
         step(hand, next(numbers))
         await caught_up(seen, hand)
-        # Cut within an event, most of which has been sent.
+        # Cut in the middle of whatever passes next.
         proxy.cut_after = 100
         for _ in range(5):
             step(hand, next(numbers))

@@ -370,16 +370,14 @@ class ScopeState:
         return update or self.update(baseline=self.follow_epoch())
 
     def _defaults_at(self, before: Sequence[Record], revision: int) -> Mapping[str, Entry]:
-        """The schema's defaults at a past revision: from its record, else today's if older, else those in memory."""
+        """The schema's defaults at a past revision: from its record, else today's if that is older, else none."""
         for record in before:
             if locate(record.key).kind == "schema":
                 try:
                     return read_defaults(record.value, record.mod_revision)
                 except Unreadable:
                     break
-        if self.space.schema_revision <= revision:
-            return self.space.defaults
-        return {key: entry for key, entry in self.shown.items() if entry.source == "schema"}
+        return self.space.defaults if self.space.schema_revision <= revision else {}
 
     def _since_opening(self, seen: ListedScope, found: Mapping[bytes, Record]) -> dict[str, Steps]:
         """What the close will have to bring: every listed key that is not what readers see, and what is gone."""

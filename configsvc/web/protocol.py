@@ -32,10 +32,16 @@ log = structlog.get_logger("configsvc.http")
 class Protocol(RequestHandler):
     """A connection with a deadline for each request's head."""
 
-    __slots__ = ("_deadline", "_head_timeout_s", "_metrics")
+    __slots__ = ("_deadline", "_head_timeout_s", "_metrics", "_stalled", "_stalled_s", "_unsent")
 
     def __init__(
-        self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, head_timeout_s: float, metrics: Metrics
+        self,
+        manager: web.Server,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        head_timeout_s: float,
+        stalled_s: float,
+        metrics: Metrics,
     ) -> None:
         super().__init__(
             manager,
@@ -52,6 +58,9 @@ class Protocol(RequestHandler):
         self._head_timeout_s = head_timeout_s
         self._metrics = metrics
         self._deadline: asyncio.TimerHandle | None = None
+        self._stalled_s = stalled_s
+        self._stalled: asyncio.TimerHandle | None = None
+        self._unsent = 0
 
     def data_received(self, data: bytes) -> None:
         """Start the clock with the first byte of a head and stop it with the last."""
@@ -64,9 +73,38 @@ class Protocol(RequestHandler):
             self._deadline = self._loop.call_later(self._head_timeout_s, self._head_overdue)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Stop the clock."""
+        """Stop the clocks."""
         self._stop_clock()
+        self._stop_watching()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Watch the other side while it is slower than we are."""
+        super().pause_writing()
+        self._unsent = self.transport.get_write_buffer_size() if self.transport else 0
+        self._stalled = self._loop.call_later(self._stalled_s, self._look_at_writing)
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self._stop_watching()
+        super().resume_writing()
+
+    def _look_at_writing(self) -> None:
+        """Abort where nothing was taken since the last look: an answer that nobody reads is not kept for ever."""
+        self._stalled = None
+        if self.transport is None:
+            return
+        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        if self._unsent >= before:
+            log.info("connection aborted: its reader takes nothing", unsent_bytes=self._unsent)
+            self.transport.abort()
+        else:
+            self._stalled = self._loop.call_later(self._stalled_s, self._look_at_writing)
+
+    def _stop_watching(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
     def _stop_clock(self) -> None:
         if self._deadline is not None:
@@ -110,7 +148,12 @@ class Protocol(RequestHandler):
         if isinstance(resp, web.HTTPException):
             error = problems.of_http_exception(resp, request.method)
             resp = problems.response(error, self._refused(error))
-        return await super().finish_response(request, resp, start_time)
+        # The application is done with it, but it is not sent yet: a stopping service has to wait for that too.
+        self._metrics.in_progress += 1
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            self._metrics.in_progress -= 1
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """aiohttp's last resort: something broke outside of any request."""

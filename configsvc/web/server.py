@@ -93,6 +93,8 @@ async def listening(app: web.Application, sock: socket.socket) -> AsyncIterator[
             server,
             loop=asyncio.get_running_loop(),
             head_timeout_s=settings.head_timeout_s,
+            # Streams have a closer look of their own, which comes first.
+            stalled_s=2 * settings.slow_reader_s,
             metrics=metrics,
         )
         site = Site(runner, sock, protocol)

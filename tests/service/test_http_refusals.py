@@ -7,16 +7,19 @@ from collections.abc import AsyncIterator
 import pytest
 
 from configsvc.hub import Hub
+from configsvc.metrics import Metrics
 from tests.support.service import (
     ask,
     ask_problem,
     central,
     connect,
     fill,
+    lazy_socket,
     make_hub,
     make_settings,
     serving,
     stored,
+    until,
 )
 
 SCOPE = "/v1/config/payments/production"
@@ -337,6 +340,17 @@ async def test_requests_that_come_together_are_answered_in_order(url: str) -> No
         assert (await connection.response())[2] == b'"value"'
         assert (await connection.response())[2] == b'{"status":"ok"}'
         assert (await connection.problem())["code"] == "key_not_found"
+
+
+async def test_an_answer_that_nobody_reads_is_given_up() -> None:
+    settings = central(slow_reader_s=0.2)
+    hub = make_hub(settings)
+    fill(hub, 10, *(stored(f"k{i}", "x" * 1_000_000, 5) for i in range(12)))
+    metrics = Metrics(hub)
+    request = f"GET {SCOPE} HTTP/1.1\r\nHost: test\r\n\r\n".encode()
+    async with serving(hub, settings, metrics=metrics) as url, lazy_socket(url, request):
+        await until(lambda: metrics.in_progress == 1)
+        await until(lambda: metrics.in_progress == 0)
 
 
 @pytest.mark.parametrize("path", [SCOPE, "/nothing", "/health"])

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,6 +21,7 @@ from tests.support.service import (
     connect,
     fill,
     head,
+    lazy_socket,
     make_hub,
     make_settings,
     schema,
@@ -285,19 +285,6 @@ async def test_a_stream_ends_when_its_identity_does(hub: Hub) -> None:
 
 
 # ---- slow readers, large frames --------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def lazy_socket(url: str, request: bytes, buffer: int = 4096) -> AsyncIterator[socket.socket]:
-    """A socket that has asked and reads nothing by itself."""
-    host, _, port = url.removeprefix("http://").rpartition(":")
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-        sock.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(sock, (host, int(port)))
-        await loop.sock_sendall(sock, request)
-        yield sock
 
 
 async def test_a_reader_that_takes_nothing_is_closed() -> None:

@@ -11,13 +11,13 @@ import pytest
 
 from configsvc.hub import Hub
 from configsvc.metrics import Metrics
-from tests.service.test_stream_sse import lazy_socket
 from tests.support.service import (
     ask_problem,
     change,
     connect,
     fill,
     head,
+    lazy_socket,
     make_hub,
     make_settings,
     serving,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -140,6 +141,19 @@ async def connect(url: str) -> AsyncIterator[Connection]:
         writer.close()
         with suppress(ConnectionError):
             await writer.wait_closed()
+
+
+@asynccontextmanager
+async def lazy_socket(url: str, request: bytes, buffer: int = 4096) -> AsyncIterator[socket.socket]:
+    """A socket that has asked and reads nothing by itself."""
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(sock, (host, int(port)))
+        await loop.sock_sendall(sock, request)
+        yield sock
 
 
 async def ask(url: str, target: str | bytes, *headers: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:

@@ -15,7 +15,7 @@ from configsvc.hub import Hub
 from configsvc.metrics import Metrics
 from configsvc.settings import Settings, SettingsError
 from configsvc.store import Saver, Store
-from configsvc.web.app import create_app, running
+from configsvc.web.app import Lifetime, create_app, running
 from configsvc.web.context import follows
 from configsvc.writer import Writer
 
@@ -49,18 +49,6 @@ def build(settings: Settings) -> web.Application:
         async with gateway:
             yield
 
-    async def keeping(app: web.Application) -> AsyncIterator[None]:
-        if store is None:
-            yield
-            return
-        saver = Saver(store, replica, proved_at=lambda: hub.proved_time)
-        hub.on_publish = saver.note
-        follower.recall(store.load(partial(follows, settings)), store.load_history())
-        async with running(app, saver.run(), "saver"):
-            yield
-        saver.renew()
-        await saver.flush()
-
     async def following(app: web.Application) -> AsyncIterator[None]:
         async with running(app, follower.run(), "follower"):
             yield
@@ -72,7 +60,7 @@ def build(settings: Settings) -> web.Application:
         follower=follower,
         etcd=gateway,
         store=store,
-        lifetimes=[etcd_open, keeping, following],
+        lifetimes=[etcd_open, *_keeping(settings, store, hub, follower), following],
     )
 
 
@@ -81,6 +69,23 @@ def _check_certificates(settings: Settings) -> None:
         TlsFiles(cacert=settings.etcd_cacert, cert=settings.etcd_cert, key=settings.etcd_key).context()
     except Refused as error:
         raise SettingsError([f"ETCD_CACERT, ETCD_CERT, ETCD_KEY: {error}"]) from error
+
+
+def _keeping(settings: Settings, store: Store | None, hub: Hub, follower: Follower) -> list[Lifetime]:
+    """Start from the last-known-good snapshots, and keep them up to date, where there is a place for them."""
+    if store is None:
+        return []
+
+    async def keeping(app: web.Application) -> AsyncIterator[None]:
+        saver = Saver(store, hub.replica, proved_at=lambda: hub.proved_time)
+        hub.on_publish = saver.note
+        follower.recall(store.load(partial(follows, settings)), store.load_history())
+        async with running(app, saver.run(), "saver"):
+            yield
+        saver.renew()
+        await saver.flush()
+
+    return [keeping]
 
 
 def _store(settings: Settings) -> Store | None:

@@ -120,9 +120,7 @@ class Follower:
             update = self._replica.remember(one.snapshot(), one.proved, one.stored_head(), tag=one.tag)
             self._hub.remember([(update, one.proved_at)])
             if one.cluster_id == self._remembered_cluster:
-                revisions = {key: entry.revision for key, entry in one.entries.items() if entry.source == "stored"}
-                head_id = one.head.id if one.head else None
-                self._remembered[one.scope] = Remembered(proved=one.proved, revisions=revisions, head_id=head_id)
+                self._remembered[one.scope] = one.past()
 
     @property
     def lag(self) -> int:

@@ -105,9 +105,14 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
         return Head(release=head.release, version=head.version, id=head.id) if head else None
 
     def past(self) -> Remembered:
-        """What the first listing after a restart has to follow; `Follower.remembered` takes it."""
+        """What the first listing after a restart has to follow."""
         stored = {key: entry.revision for key, entry in self.entries.items() if entry.source == "stored"}
-        return Remembered(proved=self.proved, revisions=stored, head_id=self.head.id if self.head else None)
+        return Remembered(
+            proved=self.proved,
+            newest=self.fingerprint[0],
+            revisions=stored,
+            head_id=self.head.id if self.head else None,
+        )
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):

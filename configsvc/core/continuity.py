@@ -13,9 +13,13 @@ from configsvc.core.replica import Listed, Record
 
 
 class Remembered(msgspec.Struct, frozen=True, kw_only=True):
-    """What a file knows of one scope: up to where it was proved, each key's revision there, and the head's id."""
+    """What a file knows of one scope: up to where it was proved, each key's revision there, and the head's id.
+
+    `newest` is the newest revision among all keys of the scope at that time, readable or not, head included.
+    """
 
     proved: int
+    newest: int
     revisions: Mapping[str, int]
     head_id: str | None
 
@@ -43,11 +47,15 @@ def remembered_contradiction(listed: Listed, remembered: Mapping[Scope, Remember
         now = listed.scopes.get(scope)
         if now is None:
             continue
+        everything = [*now.records.values(), *([now.head] if now.head else [])]
+        for record in everything:
+            if past.newest < record.mod_revision <= past.proved:
+                newest = f"{past.newest} was the newest when {past.proved} was proved"
+                return f"a key of {scope} has revision {record.mod_revision}, but {newest}"
         for key, record in now.records.items():
-            had = past.revisions.get(key)
             # An entry that was unreadable then is in no file, or in it as it last was.
-            if had is not None and record.mod_revision <= past.proved and record.mod_revision < had:
-                return f"a key of {scope} went back from revision {had} to {record.mod_revision}"
+            if record.mod_revision < past.revisions.get(key, 0):
+                return f"a key of {scope} went back from revision {past.revisions[key]} to {record.mod_revision}"
         if past.head_id and now.head and now.head.mod_revision <= past.proved and head_id(now.head) != past.head_id:
             return f"the head of {scope} is not the one that was there at revision {past.proved}"
     return None

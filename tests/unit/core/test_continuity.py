@@ -45,7 +45,9 @@ def test_a_later_state_of_the_same_history_is_never_a_contradiction(
     now = data.draw(st.integers(then, len(states) - 1))
     mirror = {entry_path(SCOPE, key): mod for key, mod in states[then].items()}
     assert contradiction(listing(now + 1, states[now]), then + 1, mirror) is None
-    past = Remembered(proved=then + 1, revisions=states[then], head_id=None)
+    past = Remembered(
+        proved=then + 1, newest=max(states[then].values(), default=0), revisions=states[then], head_id=None
+    )
     assert remembered_contradiction(listing(now + 1, states[now]), {SCOPE: past}) is None
 
 
@@ -57,12 +59,14 @@ def test_a_key_that_was_not_there_or_was_another_is_a_contradiction() -> None:
 
 
 def test_files_remember_revisions_and_the_heads_id() -> None:
-    past = {SCOPE: Remembered(proved=10, revisions={"a": 5}, head_id="x")}
+    past = {SCOPE: Remembered(proved=10, newest=8, revisions={"a": 5}, head_id="x")}
     assert remembered_contradiction(listing(20, {"a": 5}, (8, "x")), past) is None
     assert remembered_contradiction(listing(20, {"a": 15}, (12, "y")), past) is None
     assert remembered_contradiction(listing(20, {}), past) is None
     assert remembered_contradiction(sort_listing([], 20, "1"), past) is None
     assert "revision 9" in (remembered_contradiction(listing(9, {}), past) or "")
+    assert "has revision 9" in (remembered_contradiction(listing(20, {"b": 9}), past) or "")
+    assert "has revision 9" in (remembered_contradiction(listing(20, {}, (9, "x")), past) or "")
     assert "went back" in (remembered_contradiction(listing(20, {"a": 4}), past) or "")
     assert "head" in (remembered_contradiction(listing(20, {"a": 5}, (8, "y")), past) or "")
 

@@ -25,7 +25,7 @@ MIN_REVISION = _query(
     "min_revision",
     "Wait until this replica has reached this revision, given as a number or as epoch:revision.",
     type="string",
-    pattern="^([0-9a-f]{12}:)?[0-9]{1,19}$",
+    pattern="^([0-9a-f]{12}:(0|[1-9][0-9]{0,18})|[0-9]{1,19})$",
 )
 WAIT = _query("wait_s", "How many seconds to wait for it; cut to 30.", type="number", minimum=0, default=5)
 VIEW = _query("view", "Plain values, or entries with where each comes from.", enum=["values", "entries"])

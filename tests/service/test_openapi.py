@@ -3,7 +3,9 @@
 import json
 import re
 from collections.abc import Iterator
+from itertools import islice, product
 from typing import Any
+from urllib.parse import quote
 
 import jsonschema_rs
 import pytest
@@ -29,7 +31,6 @@ FULL = Scope("shop", "production")
 GARBAGE = Scope("shop", "staging")
 RULES_ONLY = Scope("rules", "production")
 LARGE = Scope("payments", "production")
-NAMES = ["shop", "rules", "payments", "absent", "production", "staging", "shop.eu-1", "0"]
 VALUES: dict[str, Any] = {
     "database.host": "db",
     "database.pool_size": 10,
@@ -40,7 +41,7 @@ VALUES: dict[str, Any] = {
     "a?#&=+;": 2**64 - 1,
 }
 GARBAGE_KEYS = ["no-json", "no-value", "no-object", "no-utf8", "deep"]
-KEYS = [*VALUES, *GARBAGE_KEYS, "retries", "k7", "database.hots", "absent", "%2F", "x" * 1024]
+KEYS = [*VALUES, *GARBAGE_KEYS, "retries", "k7", "database.hots", "absent", "x" * 1024]
 
 
 def store(etcd: LocalEtcd) -> None:
@@ -55,6 +56,7 @@ def store(etcd: LocalEtcd) -> None:
     garbage.put_raw(
         {
             head_path(FULL): json.dumps(head).encode(),
+            head_path(RULES_ONLY): json.dumps(head).encode(),
             schema_path("shop"): json.dumps({"format": 1, "schema": rules}).encode(),
             schema_path("rules"): json.dumps({"format": 1, "schema": rules}).encode(),
             schema_path("payments"): b"no schema",
@@ -91,18 +93,26 @@ REJECTION = schema.config.checks.negative_data_rejection
 REJECTION.expected_statuses = [*REJECTION.expected_statuses, "431"]
 
 
+SCOPES = st.sampled_from([FULL, GARBAGE, RULES_ONLY, LARGE, Scope("absent", "production")])
+KNOWN = st.fixed_dictionaries({"scope": SCOPES, "key": st.sampled_from(KEYS), "reached": st.booleans()})
+
+
 @schema.hook
 def before_generate_case(context: schemathesis.HookContext, strategy: st.SearchStrategy[schemathesis.Case]) -> Any:
     """As often as not, ask for what may be there: random names would find nothing but 404."""
-    known = {"ns": st.sampled_from(NAMES), "env": st.sampled_from(NAMES), "key": st.sampled_from(KEYS)}
 
-    def name(case: schemathesis.Case, names: dict[str, str]) -> schemathesis.Case:
-        for parameter in case.path_parameters or {}:
-            if parameter in names:
-                case.path_parameters[parameter] = names[parameter]
+    def place(case: schemathesis.Case, known: dict[str, Any] | None) -> schemathesis.Case:
+        if known and "ns" in (case.path_parameters or {}):
+            case.path_parameters.update(ns=known["scope"].namespace, env=known["scope"].environment)
+            if "key" in case.path_parameters:
+                case.path_parameters["key"] = known["key"]
+            if known["reached"] and "min_revision" in (case.query or {}):
+                case.query["min_revision"] = "1"
+            if known["reached"] and "If-None-Match" in (case.headers or {}):
+                case.headers["If-None-Match"] = "*"
         return case
 
-    return st.builds(name, strategy, st.fixed_dictionaries({}, optional=known))
+    return st.builds(place, strategy, st.one_of(KNOWN, KNOWN, st.none()))
 
 
 @schema.exclude(path_regex="^/v1/(watch|ws)/").parametrize()
@@ -119,6 +129,31 @@ def test_answers_are_as_promised(case: schemathesis.Case, service: ServiceProces
         assert case.method == "HEAD" or response.json()["code"] == "revision_not_reached"
         excluded = [not_a_server_error]
     case.validate_response(response, excluded_checks=excluded)
+
+
+# ---- what is there, asked in every way: random requests may miss it --------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", [FULL, GARBAGE, RULES_ONLY, LARGE], ids=str)
+def test_reads_of_what_is_there_are_as_promised(scope: Scope, service: ServiceProcess) -> None:
+    paths = {f"/v1/config/{scope}": "/v1/config/{ns}/{env}"}
+    body = requests.get(f"{service.url}/v1/config/{scope}", timeout=10).json()
+    assert set(body["values"]) & {"database.host", "good", "retries", "k7"}
+    for key in [*body["values"], "absent"]:
+        paths[f"/v1/config/{scope}/{quote(key, safe='')}"] = "/v1/config/{ns}/{env}/{key}"
+    queries = ["", "?view=entries", "?view=x", "?raw=true", "?min_revision=1", "?min_revision=9999&wait_s=0"]
+    queries += [f"?min_revision={body['epoch']}:1", "?min_revision=ffffffffffff:1", "?wait_s=-1", "?min_revison=1"]
+    conditions = [None, "*", f'"{body["epoch"]}:{body["revision"]}"', 'W/"a", "b"', "nonsense"]
+    statuses = set()
+    with requests.Session() as session:
+        for path, template in islice(paths.items(), 12):
+            for query, condition, method in product(queries, conditions, ("GET", "HEAD")):
+                headers = {} if condition is None else {"If-None-Match": condition}
+                response = session.request(method, service.url + path + query, headers=headers, timeout=10)
+                assert response.status_code < 500 or "min_revision=9999" in query
+                schema[template][method].validate_response(response)
+                statuses.add(response.status_code)
+    assert statuses >= {200, 304, 400, 409, 503}
 
 
 # ---- streams: their success has no end, so each refusal is asked for by name -----------------------------------------

@@ -272,7 +272,7 @@ class Follower:
     async def _watch(self, member: Member) -> None:
         """One watch on one member, from the position; returns when it has had its time."""
         await self._identify(member)
-        start, mirror = self._replica.position, self._replica.newest()
+        start, mirror = self._replica.position, self._replica.identity()
         async with self._etcd.watch(self.prefix, start, member=member) as batches:
             created = await anext(batches)
             cluster = self._replica.cluster_id

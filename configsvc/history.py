@@ -24,6 +24,7 @@ from configsvc.core.model import (
     schema_path,
     scope_prefix,
 )
+from configsvc.core.records import FINGERPRINT_KEYS, Fingerprint, fingerprint_of
 from configsvc.core.release import Written, decode_content, decode_manifest, manifest_name
 from configsvc.core.replica import ListedScope, Lost, Record, Window, read_entry
 from configsvc.etcd.ops import (
@@ -91,34 +92,35 @@ async def check_not_rolled_back(etcd: Etcd, prefix: bytes, member: Member, posit
 
 
 async def check_history(
-    etcd: Etcd, prefix: bytes, member: Member, revision: int, mirror: tuple[int, int], cluster_id: str
+    etcd: Etcd, prefix: bytes, member: Member, revision: int, mirror: Fingerprint, cluster_id: str
 ) -> None:
-    """Compare the prefix at `revision` with what we had there: its newest `mod_revision` and its number of keys.
+    """Compare the prefix at `revision` with what we had there: its number of keys, and those that changed last.
 
     Raises `Fork` where the store's history is another, `Unfit` where only this member's is, `Compacted` where the
     revision is gone, `Unavailable` where it could not be asked.
     """
+    limit = FINGERPRINT_KEYS
     try:
-        seen = await etcd.range(fingerprint(prefix, revision=revision, serializable=True), member=member)
+        seen = await etcd.range(fingerprint(prefix, revision=revision, serializable=True, limit=limit), member=member)
     except FutureRevision:
         await check_not_rolled_back(etcd, prefix, member, revision, cluster_id)
-    if newest_and_count(seen) == mirror:
+    if identity(seen) == mirror:
         return
     for other in etcd.members:
         if other is not member:
             with contextlib.suppress(EtcdError):
-                second = await etcd.range(fingerprint(prefix, revision=revision), member=other)
+                second = await etcd.range(fingerprint(prefix, revision=revision, limit=limit), member=other)
                 if second.header.cluster_id != cluster_id:
                     continue
-                if newest_and_count(second) == mirror:
+                if identity(second) == mirror:
                     raise Unfit("this member's data differs from the other members'", endpoint=member.url)
                 break
-    raise Fork(f"at revision {revision} the store has (newest, count) {newest_and_count(seen)}, not {mirror}")
+    raise Fork(f"at revision {revision} the store has {identity(seen)}, not {mirror}, or other ones")
 
 
-def newest_and_count(result: RangeResult) -> tuple[int, int]:
-    """The two numbers of a fingerprint's answer."""
-    return (result.kvs[0].mod_revision if result.kvs else 0), result.count
+def identity(result: RangeResult) -> Fingerprint:
+    """What a fingerprint's answer says."""
+    return fingerprint_of(((kv.key, kv.mod_revision) for kv in result.kvs), result.count)
 
 
 def record(kv: KeyValue) -> Record:

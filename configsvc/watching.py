@@ -12,7 +12,7 @@ from time import monotonic
 
 import structlog
 
-from configsvc.core.replica import Event
+from configsvc.core.records import FINGERPRINT_KEYS, Event, Fingerprint
 from configsvc.etcd.ops import (
     CANCELED,
     EVENTS,
@@ -26,7 +26,7 @@ from configsvc.etcd.ops import (
     WatchEvent,
     fingerprint,
 )
-from configsvc.history import Unfit, check_history, check_not_rolled_back, newest_and_count, record
+from configsvc.history import Unfit, check_history, check_not_rolled_back, identity, record
 from configsvc.hub import Hub
 
 MAX_WATCH_S = (300.0, 600.0)
@@ -104,7 +104,7 @@ class Watch:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def run(self, start: int, mirror: tuple[int, int]) -> None:
+    async def run(self, start: int, mirror: Fingerprint) -> None:
         """Take batches; returns once the watch has had its time. `mirror` is the fingerprint that we have at `start`.
 
         Raises `Relist` and `Compacted` where a listing is needed, `Fork` where history is another, `Unavailable` where
@@ -112,7 +112,12 @@ class Watch:
         """
         ends = self._clock() + self._rng.uniform(*MAX_WATCH_S)
         recheck = self._clock() + self._rng.uniform(*RECHECK_S)
+        # Nothing that this watch says counts before it is known to be of our history.
         self._check = asyncio.create_task(self._check_history(start, mirror))
+        await asyncio.wait({self._check})
+        check, self._check = self._check, None
+        self._judge(check)
+        self._heard = self._clock()
         while (now := self._clock()) < ends:
             if self._check is None and now >= recheck:
                 recheck = now + self._rng.uniform(*RECHECK_S)
@@ -180,11 +185,11 @@ class Watch:
         replica = self._hub.replica
         for _ in range(3):
             with contextlib.suppress(Compacted):
-                revision, mirror = replica.position, replica.newest()
+                revision, mirror = replica.position, replica.identity()
                 await self._check_history(revision, mirror)
                 return
 
-    async def _check_history(self, revision: int, mirror: tuple[int, int]) -> None:
+    async def _check_history(self, revision: int, mirror: Fingerprint) -> None:
         cluster = self._hub.replica.cluster_id
         await check_history(self._etcd, self._prefix, self._member, revision, mirror, cluster)
 
@@ -228,11 +233,13 @@ class Watch:
         """
         replica = self._hub.replica
         deadline_s = min(PROBE_S, self._hub.heartbeat_s / 2)
-        seen = await self._etcd.range(fingerprint(self._prefix), member=self._member, timeout_s=deadline_s)
+        seen = await self._etcd.range(
+            fingerprint(self._prefix, limit=FINGERPRINT_KEYS), member=self._member, timeout_s=deadline_s
+        )
         if seen.header.revision < replica.position:
             await check_not_rolled_back(self._etcd, self._prefix, self._member, replica.position, replica.cluster_id)
         deadline = self._clock() + GRACE_S
-        while newest_and_count(seen) != replica.newest():
+        while identity(seen) != replica.identity():
             if replica.position > seen.header.revision:
                 # What came meanwhile is newer than what was asked for: the watch delivers.
                 return 0

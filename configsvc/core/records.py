@@ -95,6 +95,34 @@ class Listed:
     reserved: dict[bytes, int] = field(default_factory=dict)
 
 
+FINGERPRINT_KEYS = 32
+"""How many of the newest keys tell one history from another. One is not enough where every revision changes a key."""
+
+
+class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
+    """What tells two states of a prefix apart: how many keys there are, and which ones changed last, and when.
+
+    `keys` leaves out those of the oldest revision where it may have been cut by the limit.
+    """
+
+    count: int
+    newest: int
+    keys: frozenset[tuple[bytes, int]]
+
+    def __str__(self) -> str:
+        return f"{self.count} keys, the newest at {self.newest}"
+
+
+def fingerprint_of(newest_keys: Iterable[tuple[bytes, int]], count: int) -> Fingerprint:
+    """The fingerprint of a state with `count` keys, by (key, `mod_revision`) of its `FINGERPRINT_KEYS` newest."""
+    pairs = list(newest_keys)
+    revisions = [revision for _, revision in pairs]
+    cut = min(revisions) if count > len(pairs) else 0
+    return Fingerprint(
+        count=count, newest=max(revisions, default=0), keys=frozenset(pair for pair in pairs if pair[1] > cut)
+    )
+
+
 def sort_listing(records: Iterable[Record], revision: int, cluster_id: str, environment: str | None = None) -> Listed:
     """Sort a listing by what each key is for. With `environment`, scopes of others are mirrored but not kept."""
     listed = Listed(revision, cluster_id)

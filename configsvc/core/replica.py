@@ -9,6 +9,8 @@ Rules: the release protocol (apply windows, unreadable entries, epochs) and the 
 """
 
 from collections.abc import Mapping, Sequence
+from heapq import nlargest
+from operator import itemgetter
 
 import msgspec
 
@@ -26,11 +28,14 @@ from configsvc.core.model import (
     scope_prefix,
 )
 from configsvc.core.records import (
+    FINGERPRINT_KEYS,
     Event,
+    Fingerprint,
     Listed,
     ListedScope,
     Problem,
     Record,
+    fingerprint_of,
     opening,
     read_entry,
     read_head,
@@ -135,8 +140,13 @@ class Replica:
         return {name: space.schema_problem for name, space in spaces if space.schema_problem}
 
     def newest(self) -> tuple[int, int]:
-        """The fingerprint of the mirror: the newest `mod_revision` among its keys, and how many keys it has."""
+        """The newest `mod_revision` among the mirror's keys, and how many keys it has."""
         return max(self.mirror.values(), default=0), len(self.mirror)
+
+    def identity(self) -> Fingerprint:
+        """The fingerprint of the mirror, by which its history is told from others."""
+        pairs = nlargest(FINGERPRINT_KEYS, self.mirror.items(), key=itemgetter(1))
+        return fingerprint_of(pairs, len(self.mirror))
 
     def fingerprint(self, scope: Scope) -> tuple[int, int]:
         """The fingerprint of a settled scope's prefix at `position`, everything below it included."""

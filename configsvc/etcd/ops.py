@@ -153,14 +153,14 @@ def prefix_end(prefix: bytes) -> bytes:
     return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else b"\0"
 
 
-def fingerprint(prefix: bytes, *, revision: int = 0, serializable: bool = False) -> Range:
-    """The read that tells the newest `mod_revision` among the live keys of a prefix, and how many there are."""
+def fingerprint(prefix: bytes, *, revision: int = 0, serializable: bool = False, limit: int = 1) -> Range:
+    """The read that tells the `limit` keys of a prefix that changed last, newest first, and how many keys there are."""
     return Range(
         key=prefix,
         range_end=prefix_end(prefix),
         revision=revision,
         serializable=serializable,
-        limit=1,
+        limit=limit,
         keys_only=True,
         sort_target="MOD",
         sort_order="DESCEND",

@@ -120,6 +120,12 @@ class Tap:
             deleted = event.get("type") == "DELETE"
             changes[key] = None if deleted else decode(base64.b64decode(event["kv"]["value"]), event["kv"])
 
+    async def started(self) -> None:
+        """Wait until the history has begun."""
+        async with asyncio.timeout(20):
+            while not self.history.base:
+                await asyncio.sleep(0.01)
+
     async def reaches(self, revision: int) -> None:
         """Wait until the history has `revision`, which has to be one that changed the scope."""
         async with asyncio.timeout(20):

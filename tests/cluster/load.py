@@ -46,7 +46,10 @@ class Load:
         self.failures: list[EtcdError] = []
         self._count = 0
         self._open: list[Gateway] = []
+        self._under_way = 0
         self._stopping = asyncio.Event()
+        self._going = asyncio.Event()
+        self._going.set()
 
     async def run(self) -> None:
         """Write until `stop`."""
@@ -71,33 +74,57 @@ class Load:
         )
 
     async def _write(self, gateway: Gateway, rng: random.Random) -> None:
-        while not self._stopping.is_set():
+        while True:
+            await self._going.wait()
+            if self._stopping.is_set():
+                return
             self._count += 1
             try:
-                await self.write(gateway, *self._operations(rng, self._count))
+                await self._commit(gateway, *self._operations(rng, self._count))
             except EtcdError as error:
                 self.failures.append(error)
             await asyncio.sleep(rng.uniform(*PAUSE_S))
 
+    async def _commit(self, gateway: Gateway, *operations: Put | Delete) -> int:
+        sent = time.monotonic()
+        self._under_way += 1
+        try:
+            result = await gateway.txn(Txn(success=operations))
+        finally:
+            self._under_way -= 1
+        self.acks.append(Ack(sent, time.monotonic(), result.header.revision))
+        return result.header.revision
+
+    async def write(self, *operations: Put | Delete) -> int:
+        """Write under no guard, as a hand would; the revision."""
+        return await self._commit(self.gateway, *operations)
+
     async def write_many(self, count: int) -> None:
         """So many more writes, as fast as they go."""
-        gateways = self._open
         rng = random.Random(count)
 
         async def some(gateway: Gateway) -> None:
-            for _ in range(count // len(gateways) // 4):
+            for _ in range(count // len(self._open) // 4):
                 self._count += 1
                 with contextlib.suppress(EtcdError):
-                    await self.write(gateway, *self._operations(rng, self._count))
+                    await self._commit(gateway, *self._operations(rng, self._count))
 
-        await asyncio.gather(*(some(gateway) for gateway in gateways for _ in range(4)))
+        await asyncio.gather(*(some(gateway) for gateway in self._open for _ in range(4)))
 
-    async def write(self, gateway: Gateway, *operations: Put | Delete) -> int:
-        """Write under no guard, as a hand would; the revision."""
-        sent = time.monotonic()
-        result = await gateway.txn(Txn(success=operations))
-        self.acks.append(Ack(sent, time.monotonic(), result.header.revision))
-        return result.header.revision
+    async def pause(self) -> None:
+        """Let the writers stand still; returns when nothing is under way."""
+        self._going.clear()
+        while self._under_way:
+            await asyncio.sleep(0.01)
+
+    def resume(self) -> None:
+        """Go on writing."""
+        self._going.set()
+
+    @property
+    def gateway(self) -> Gateway:
+        """A gateway of the writers'."""
+        return self._open[0]
 
     def put(self, key: str, value: object) -> Put:
         return Put(key=entry_path(self._scope, key), value=json.dumps({"value": value}).encode())
@@ -123,6 +150,7 @@ class Load:
     def stop(self) -> None:
         """End after the writes under way."""
         self._stopping.set()
+        self._going.set()
 
     async def acknowledged(self, since: float, timeout_s: float = 20.0) -> Ack:
         """The first acknowledged write that was sent after `since`: the moment from which progress was possible."""

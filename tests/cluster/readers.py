@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import aiohttp
@@ -41,10 +41,9 @@ class Recorder:
             self.problems.append(f"{self.who}: stepped back from {self.moved[-1][2]} to {revision}")
         return self.epochs[-1]
 
-    def first_at(self, revision: int, after: float = 0.0) -> float | None:
-        """When `revision` was first proved, in the epoch of today."""
-        epoch = self.epochs[-1].epoch if self.epochs else ""
-        return next((at for at, of, seen in self.moved if of == epoch and seen >= revision and at >= after), None)
+    def first_at(self, revision: int, past: Container[str] = ()) -> float | None:
+        """When `revision` was first proved, in an epoch that is not `past`."""
+        return next((at for at, epoch, seen in self.moved if epoch not in past and seen >= revision), None)
 
     @property
     def epoch(self) -> str:
@@ -113,6 +112,8 @@ class Poll(Recorder):
         self.answers = 0
         self.slowest_s = 0.0
         self.sources: set[str] = set()
+        self.may_be_gone = False
+        """Whether the scope may cease to exist."""
         self._last: tuple[str, State] = ("", {})
 
     async def run(self) -> None:
@@ -131,7 +132,8 @@ class Poll(Recorder):
         async with http.get(self._url) as response:
             body = await response.read()
             if response.status != 200:
-                if self.answers or response.status not in (404, 503):
+                gone = self.may_be_gone and response.status == 404
+                if not gone and (self.answers or response.status not in (404, 503)):
                     self.problems.append(f"{self.who}: {response.status} {body[:200]!r}")
                 return
             self.answers += 1

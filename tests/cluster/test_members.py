@@ -9,7 +9,7 @@ import pytest
 
 from configsvc.etcd.local import LocalCluster, LocalMember
 from tests.cluster.conftest import Act, freeze, heal
-from tests.cluster.world import HEARTBEAT_S, World, world
+from tests.cluster.world import HEARTBEAT_S, until_stale, world
 from tests.support.etcd import compact
 
 
@@ -129,10 +129,3 @@ async def test_one_after_the_other_for_a_while(cluster: LocalCluster, act: Act, 
             await act(heal, cluster)
             await w.settled()
             await w.equals_etcd_now()
-
-
-async def until_stale(w: World) -> None:
-    """Wait until the replica in process says by itself that it has no proof any more."""
-    async with asyncio.timeout(20):
-        while w.local.hub.state() != "stale":
-            await asyncio.sleep(0.02)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from configsvc.etcd.local import LocalCluster, LocalEtcd
-from tests.cluster.world import world
+from tests.cluster.world import until_stale, world
 from tests.support.proxy import TcpProxy
 from tests.support.scripted import ScriptedGateway
 
@@ -63,9 +63,7 @@ async def test_the_replicas_are_cut_off_from_all_of_etcd(
     async with world(cluster.endpoints, tmp_path, endpoints=urls(proxies)) as w:
         for proxy in proxies:
             await proxy.refuse()
-        async with asyncio.timeout(20):
-            while w.local.hub.state() != "stale":
-                await asyncio.sleep(0.02)
+        await until_stale(w)
         for proxy in proxies:
             await proxy.listen()
         await w.moves_again(time.monotonic())

@@ -110,6 +110,8 @@ def service_settings(endpoints: Sequence[str], login: Login | None = None, **mor
         "CONFIG_AUTH": "none",
         "CONFIGSVC_HEARTBEAT_S": str(HEARTBEAT_S),
         "CONFIGSVC_LOG_FORMAT": "json",
+        # As a heartbeat shorter than the default asks for.
+        "CONFIGSVC_BREAKER_OPEN_S": str(HEARTBEAT_S / 2),
         "ETCD_ENDPOINTS": ",".join(endpoints),
     }
     if login:
@@ -137,6 +139,8 @@ class World:
         """For epochs that readers saw before a fork: the history that they belong to. All others are today's."""
         self.slowest_s = 0.0
         self.lag_s = 0.0
+        self.tasks: asyncio.TaskGroup
+        self.tap_task: asyncio.Task[None]
 
     @property
     def local(self) -> Replica:
@@ -170,16 +174,16 @@ class World:
     async def everybody_reaches(self, revision: int) -> None:
         """Wait until every stream and poll has been told that `revision` is proved."""
         async with asyncio.timeout(START_S):
-            while waiting := [one for one in self.recorders if one.first_at(revision) is None]:
+            while waiting := [one for one in self.recorders if one.first_at(revision, self.forks) is None]:
                 await asyncio.sleep(0.01)
-                assert waiting
+                assert waiting, revision
 
     async def moves_again(self, since: float) -> None:
         """Check that within two heartbeats of the first write that etcd took after `since` all readers are there."""
         ack = await self.load.acknowledged(since)
         async with asyncio.timeout(START_S):
             for one in self.recorders:
-                while (at := one.first_at(ack.revision)) is None:
+                while (at := one.first_at(ack.revision, self.forks)) is None:
                     await asyncio.sleep(0.005)
                 late_s = at - ack.at
                 self.slowest_s = max(self.slowest_s, late_s)
@@ -187,6 +191,26 @@ class World:
                     f"{one.who} had revision {ack.revision} {late_s:.2f} s after etcd took it, "
                     f"{at - since:.2f} s after the fault; this process lagged by {self.lag_s:.2f} s at most"
                 )
+
+    async def standstill(self) -> int:
+        """Let the writers pause and wait until everybody has everything; the last revision."""
+        await self.load.pause()
+        last = await self.load.write(self.load.put("last", uuid.uuid4().hex))
+        await self.everybody_reaches(last)
+        await self.tap.reaches(last)
+        return last
+
+    def end_history(self) -> None:
+        """From here on etcd may be anything: what readers see in the epochs until now has to be what was before."""
+        self.tap_task.cancel()
+        self.forks.update((seen.epoch, self.tap.history) for one in self.recorders for seen in one.epochs)
+        self.complete = False
+
+    async def begin_history(self) -> None:
+        """etcd is there again: what is in it now is the past of what comes."""
+        self.tap = Tap(self.direct, self.scope, lambda: self.headers())
+        self.tap_task = self.tasks.create_task(self.tap.run())
+        await self.tap.started()
 
     async def equals_etcd_now(self) -> int:
         """Compare each replica with a range read of etcd at the revision that it says it has proved."""
@@ -212,17 +236,15 @@ class World:
 
     async def finish(self) -> None:
         """Stop writing, wait until everybody has everything, and judge."""
+        last = await self.standstill()
         self.load.stop()
-        async with Gateway(self.load.config(tuple(self.direct))) as gateway:
-            last = await self.load.write(gateway, self.load.put("last", 1))
-        await self.everybody_reaches(last)
-        await self.tap.reaches(last)
         assert await self.equals_etcd_now() == len(self.replicas)
         assert self.client
         final = {key: value for key, (value, _) in self.tap.history.at(last).items()}
-        async with asyncio.timeout(START_S):
-            while self.client.values != final:
-                await asyncio.sleep(0.01)
+        deadline = time.monotonic() + START_S
+        while self.client.values != final:
+            assert time.monotonic() < deadline, f"{self.client.client!r} has {self.client.values}, etcd {final}"
+            await asyncio.sleep(0.01)
 
     def judge(self) -> None:
         """Check all that was seen."""
@@ -259,11 +281,9 @@ async def world(
     here.headers = headers
     environ = service_settings(endpoints or direct, login, **settings)
     async with AsyncExitStack() as stack:
-        tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        loops = [tasks.create_task(here.tap.run()), tasks.create_task(here.observe())]
-        async with asyncio.timeout(START_S):
-            while not here.tap.history.base:
-                await asyncio.sleep(0.01)
+        here.tasks = tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        loops = [tasks.create_task(here.observe())]
+        await here.begin_history()
         writing = tasks.create_task(here.load.run())
         await here.load.acknowledged(0.0)
         async with AsyncExitStack() as replicas:
@@ -278,12 +298,20 @@ async def world(
                 await here.finish()
                 await writing
             finally:
-                for task in (*loops, writing):
+                ours = [*loops, writing, here.tap_task]
+                for task in ours:
                     task.cancel()
-                await asyncio.wait([*loops, writing])
+                await asyncio.wait(ours)
     alarm.cancel()
     here.judge()
     await nothing_left(before, files)
+
+
+async def until_stale(w: World) -> None:
+    """Wait until the replica in process says by itself that it has no proof any more."""
+    async with asyncio.timeout(START_S):
+        while w.local.hub.state() != "stale":
+            await asyncio.sleep(0.02)
 
 
 def dump() -> None:

@@ -75,7 +75,9 @@ class Load:
 
     async def _write(self, gateway: Gateway, rng: random.Random) -> None:
         while True:
-            await self._going.wait()
+            # A paused writer that is let go and held back at once has been woken all the same.
+            while not self._going.is_set():
+                await self._going.wait()
             if self._stopping.is_set():
                 return
             self._count += 1

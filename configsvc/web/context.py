@@ -4,6 +4,7 @@ Set in one place each: application keys in `app.create_app`, request keys by the
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from aiohttp import web
 
@@ -58,8 +59,8 @@ def key(request: web.Request) -> str:
     return found
 
 
-def query(request: web.Request) -> Mapping[str, str]:
-    """The query parameters that the route knows."""
+def query(request: web.Request) -> Mapping[str, Any]:
+    """The query parameters that the route knows and the request has, read."""
     return request[TARGET].query
 
 

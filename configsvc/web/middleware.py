@@ -165,7 +165,7 @@ def _target(request: web.Request, row: Route) -> Target:
         scope = syntax.path_scope(parts[3], parts[4])
         if "{key}" in row.path:
             key = syntax.path_key(parts[5])
-    return Target(scope, key, syntax.parse_query(request.rel_url.raw_query_string, row.query_names))
+    return Target(scope, key, syntax.parse_query(request.rel_url.raw_query_string, row.query_readers))
 
 
 def _refuse_body(request: web.Request) -> None:

@@ -25,8 +25,7 @@ JSON = "application/json"
 
 async def read_scope(request: web.Request) -> web.StreamResponse:
     """`GET /v1/config/{ns}/{env}`."""
-    query = context.query(request)
-    view = syntax.query_choice(query, "view", "values", "entries")
+    view = context.query(request).get("view", "values")
     feed = await _feed(request)
     name = f"body:{view}"
     stored = name in feed.memo
@@ -35,8 +34,7 @@ async def read_scope(request: web.Request) -> web.StreamResponse:
 
 async def read_key(request: web.Request) -> web.StreamResponse:
     """`GET /v1/config/{ns}/{env}/{key}`."""
-    query = context.query(request)
-    raw = syntax.query_choice(query, "raw", "false", "true") == "true"
+    raw = context.query(request).get("raw") == "true"
     feed = await _feed(request)
     key = context.key(request)
     name = f"raw:{key}" if raw else f"key:{key}"
@@ -56,9 +54,9 @@ async def read_key(request: web.Request) -> web.StreamResponse:
 
 async def _feed(request: web.Request) -> Feed:
     """The feed of the request's scope, at the revision that the request waits for."""
-    hub, scope = request.app[context.HUB], context.scope(request)
-    if awaited := syntax.query_awaited(context.query(request)):
-        await hub.reached(scope, awaited.revision, awaited.epoch, awaited.wait_s)
+    hub, scope, query = request.app[context.HUB], context.scope(request), context.query(request)
+    if awaited := query.get("min_revision"):
+        await hub.reached(scope, awaited.revision, awaited.epoch, query.get("wait_s", syntax.DEFAULT_WAIT_S))
     feed = hub.feed(scope)
     if feed is not None:
         return feed

@@ -15,11 +15,16 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Parameter(msgspec.Struct, frozen=True, kw_only=True):
-    """A query parameter or header that a route reads. `schema` is JSON Schema."""
+    """A query parameter or header that a route reads. `schema` is JSON Schema.
+
+    `read` makes the value of a query parameter from its text, before anybody's permission is looked at; it raises
+    `ValueError` with what is wrong and what would be right.
+    """
 
     name: str
     description: str
     schema: Mapping[str, Any]
+    read: Callable[[str], Any] = str
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,9 +55,9 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the answer goes on until one side ends it: its duration says nothing about speed."""
 
     @property
-    def query_names(self) -> tuple[str, ...]:
-        """The query parameters that it knows."""
-        return tuple(parameter.name for parameter in self.query)
+    def query_readers(self) -> Mapping[str, Callable[[str], Any]]:
+        """The query parameters that it knows, with how each is read."""
+        return {parameter.name: parameter.read for parameter in self.query}
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -65,4 +70,4 @@ class Target(NamedTuple):
 
     scope: Scope | None
     key: str | None
-    query: Mapping[str, str]
+    query: Mapping[str, Any]

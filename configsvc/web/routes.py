@@ -3,10 +3,11 @@
 Routing, authorization, the index and `/openapi.json` are made from `ROUTES`; to add a route is to add a row.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from configsvc.errors import HeadersTooLarge, InvalidRequest, RequestTimeout, TooLarge, UnsupportedMediaType
-from configsvc.web import messages, ops, read, stream
+from configsvc.web import messages, ops, read, stream, syntax
 from configsvc.web.route import Answer, Parameter, Route
 
 ANY_ROUTE = tuple(
@@ -17,19 +18,26 @@ READ_HEADERS = ("ETag", "Cache-Control", "Vary", "Configsvc-Revision", "Configsv
 JSON = "application/json"
 
 
-def _query(name: str, description: str, **schema: Any) -> Parameter:
-    return Parameter(name=name, description=description, schema=schema)
+def _query(name: str, description: str, read: Callable[[str], Any] = str, **schema: Any) -> Parameter:
+    return Parameter(name=name, description=description, schema=schema, read=read)
+
+
+def _choice(name: str, description: str, *words: str) -> Parameter:
+    return _query(name, description, syntax.choice(*words), enum=words)
 
 
 MIN_REVISION = _query(
     "min_revision",
     "Wait until this replica has reached this revision, given as a number or as epoch:revision.",
+    syntax.awaited,
     type="string",
     pattern="^([0-9a-f]{12}:(0|[1-9][0-9]{0,18})|[0-9]{1,19})$",
 )
-WAIT = _query("wait_s", "How many seconds to wait for it; cut to 30.", type="number", minimum=0, default=5)
-VIEW = _query("view", "Plain values, or entries with where each comes from.", enum=["values", "entries"])
-RAW = _query("raw", "Answer the bare value.", enum=["false", "true"])
+WAIT = _query(
+    "wait_s", "How many seconds to wait for it; cut to 30.", syntax.wait_s, type="number", minimum=0, default=5
+)
+VIEW = _choice("view", "Plain values, or entries with where each comes from.", "values", "entries")
+RAW = _choice("raw", "Answer the bare value.", "false", "true")
 LAST_EVENT_ID = _query("last_event_id", "Resume after this event; `Last-Event-ID` wins over it.", type="string")
 IF_NONE_MATCH = Parameter(
     name="If-None-Match",

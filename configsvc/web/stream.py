@@ -134,7 +134,7 @@ async def websocket(request: web.Request) -> web.StreamResponse:
         max_msg_size=MAX_MESSAGE_BYTES,
         compress=False,
     )
-    if not socket.can_prepare(request):
+    if not _is_handshake(socket, request):
         raise InvalidRequest(
             "this route speaks WebSocket: send its handshake (Upgrade: websocket), or read /v1/watch instead",
             code="invalid_header",
@@ -151,6 +151,14 @@ async def websocket(request: web.Request) -> web.StreamResponse:
         finally:
             metrics.streams["websocket"] -= 1
     return socket
+
+
+def _is_handshake(socket: web.WebSocketResponse, request: web.Request) -> bool:
+    try:
+        return socket.can_prepare(request).ok
+    except ValueError:
+        # A key with a byte outside ASCII: aiohttp decodes it without looking.
+        return False
 
 
 async def _until_closed(request: web.Request, socket: web.WebSocketResponse, reader: Reader) -> int:

@@ -5,7 +5,7 @@ path never names another resource than its bytes say. Knows no route and no serv
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -70,14 +70,14 @@ def path_key(raw: str) -> str:
 # ---- query strings ---------------------------------------------------------------------------------------------------
 
 
-def parse_query(raw: str, known: Iterable[str]) -> dict[str, str]:
-    """The known parameters of a raw query string.
+def parse_query(raw: str, known: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """The known parameters of a raw query string, each as its reader in `known` takes it.
 
     Unknown names are passed over, unless one is nearly a known name: a misspelt `min_revision` must not be ignored in
-    silence. Raises `InvalidRequest` (`invalid_query`) for those, for a parameter given twice, and for bad encoding.
+    silence. Raises `InvalidRequest` (`invalid_query`) for those, for a parameter given twice, for bad encoding, and
+    where a reader raises `ValueError` with what is wrong.
     """
-    known = tuple(known)
-    found: dict[str, str] = {}
+    found: dict[str, Any] = {}
     for pair in filter(None, raw.split("&")):
         raw_name, _, raw_value = pair.partition("=")
         name = _query_text(raw_name, "a query parameter's name")
@@ -87,7 +87,11 @@ def parse_query(raw: str, known: Iterable[str]) -> dict[str, str]:
             continue
         if name in found:
             raise query_error(name, "is given more than once; give it one value")
-        found[name] = _query_text(raw_value, f"query parameter {name}")
+        text = _query_text(raw_value, f"query parameter {name}")
+        try:
+            found[name] = known[name](text)
+        except ValueError as error:
+            raise query_error(name, str(error)) from None
     return found
 
 
@@ -121,39 +125,39 @@ def shown(text: str) -> str:
     return ascii(text if len(text) <= 80 else text[:77] + "...")
 
 
-def query_choice(query: Mapping[str, str], name: str, *words: str) -> str:
-    """One of `words`, the first by default."""
-    value = query.get(name, words[0])
-    if value not in words:
-        raise query_error(name, f"is {shown(value)}; it may be {' or '.join(words)}")
-    return value
+def choice(*words: str) -> Callable[[str], str]:
+    """A reader of a parameter that is one of `words`."""
+
+    def read(value: str) -> str:
+        if value not in words:
+            raise ValueError(f"is {shown(value)}; it may be {' or '.join(words)}")
+        return value
+
+    return read
+
+
+def wait_s(value: str) -> float:
+    """How long a request may wait, in seconds; cut to `MAX_WAIT_S`."""
+    if not _SECONDS.fullmatch(value) or float(value) < 0:
+        raise ValueError(f"is {shown(value)}; it is a number of seconds from 0 to {MAX_WAIT_S:g}")
+    return min(float(value), MAX_WAIT_S)
 
 
 class Awaited(NamedTuple):
-    """The revision that a read has to show, and how long it may wait for it."""
+    """The revision that a read has to show."""
 
     revision: int
     epoch: str | None
-    wait_s: float
 
 
-def query_awaited(query: Mapping[str, str]) -> Awaited | None:
-    """Read `min_revision` and `wait_s`; None where no revision is asked for. Numbers above a maximum are cut to it."""
-    raw_wait = query.get("wait_s")
-    wait_s = DEFAULT_WAIT_S
-    if raw_wait is not None:
-        if not _SECONDS.fullmatch(raw_wait) or float(raw_wait) < 0:
-            raise query_error("wait_s", f"is {shown(raw_wait)}; it is a number of seconds from 0 to {MAX_WAIT_S:g}")
-        wait_s = min(float(raw_wait), MAX_WAIT_S)
-    raw = query.get("min_revision")
-    if raw is None:
-        return None
-    if at := parse_event_id(raw):
-        return Awaited(min(at.revision, MAX_REVISION), at.epoch, wait_s)
-    if not _REVISION.fullmatch(raw):
+def awaited(value: str) -> Awaited:
+    """The revision that a request waits for, alone or with its epoch. What is larger than any is cut to the largest."""
+    if at := parse_event_id(value):
+        return Awaited(min(at.revision, MAX_REVISION), at.epoch)
+    if not _REVISION.fullmatch(value):
         right = "it is a revision such as 1042, or epoch:revision as in an ETag or an event id"
-        raise query_error("min_revision", f"is {shown(raw)}; {right}")
-    return Awaited(min(int(raw), MAX_REVISION), None, wait_s)
+        raise ValueError(f"is {shown(value)}; {right}")
+    return Awaited(min(int(value), MAX_REVISION), None)
 
 
 # ---- headers ---------------------------------------------------------------------------------------------------------

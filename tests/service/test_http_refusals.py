@@ -235,8 +235,10 @@ async def test_a_wait_beyond_the_maximum_is_cut_to_it(url: str, wait: str) -> No
 async def test_shape_comes_before_permission_and_permission_before_absence(hub: Hub) -> None:
     async with serving(hub, make_settings(service_name="orders")) as url:
         assert (await ask_problem(url, "/v1/config/payments/_x"))["status"] == 400
-        assert (await ask_problem(url, f"{SCOPE}?view=x"))["status"] in (400, 403)
-        assert (await ask_problem(url, f"{SCOPE}?min_revison=x"))["status"] == 400
+        for query in ("view=x", "min_revision=x", "wait_s=x", "min_revison=1", "view=values&view=values"):
+            assert (await ask_problem(url, f"{SCOPE}?{query}"))["code"] == "invalid_query"
+        assert (await ask_problem(url, f"{SCOPE}/nothing?raw=x"))["code"] == "invalid_query"
+        assert (await ask_problem(url, f"{SCOPE}?min_revision={'0' * 12}:1"))["status"] == 403
         assert (await ask_problem(url, f"{SCOPE}/nothing"))["status"] == 403
 
 

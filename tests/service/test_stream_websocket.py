@@ -142,6 +142,7 @@ async def test_a_reader_that_takes_nothing_is_closed() -> None:
         ("Upgrade: websocket", "Connection: Upgrade"),
         ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 12", "Sec-WebSocket-Key: x"),
         ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: x"),
+        ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: \xe9"),
         ("Upgrade: h2c", "Connection: Upgrade"),
     ],
 )

@@ -6,7 +6,11 @@ The only module that subclasses aiohttp's protocol.
 """
 
 import asyncio
+import contextlib
+import os
 import secrets
+import socket
+import struct
 from typing import Any
 
 import structlog
@@ -23,10 +27,26 @@ MAX_LINE_BYTES = 8 * 1024
 """A key of 1,024 bytes, percent-encoded, with the longest scope and parameters, fits."""
 MAX_FIELD_BYTES = 16 * 1024
 MAX_FIELDS = 100
+MAX_UNSENT_BYTES = 128 * 1024
+"""What the kernel takes from us beyond what is on its way; by itself it takes megabytes, also for a reader that stands
+still."""
 LINGER_S = 2.0
 """How long the rest of an unwanted body is read and thrown away, so that the answer is not lost in a reset."""
 
 log = structlog.get_logger("configsvc.http")
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """End a connection at once, with what is unsent: after a plain close the kernel keeps that for minutes."""
+    _set(transport, socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if os.name == "nt" else "ii", 1, 0))
+    transport.abort()
+
+
+def _set(transport: asyncio.BaseTransport, level: int, option: int, value: int | bytes) -> None:
+    if (sock := transport.get_extra_info("socket")) is not None:
+        # Some systems set nothing on a socket whose other side is gone.
+        with contextlib.suppress(OSError):
+            sock.setsockopt(level, option, value)
 
 
 class Protocol(RequestHandler):
@@ -61,6 +81,12 @@ class Protocol(RequestHandler):
         self._stalled_s = stalled_s
         self._stalled: asyncio.TimerHandle | None = None
         self._unsent = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Bound what the kernel keeps for a slow reader."""
+        super().connection_made(transport)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            _set(transport, socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
 
     def data_received(self, data: bytes) -> None:
         """Start the clock with the first byte of a head and stop it with the last."""
@@ -97,7 +123,7 @@ class Protocol(RequestHandler):
         before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
         if self._unsent >= before:
             log.info("connection aborted: its reader takes nothing", unsent_bytes=self._unsent)
-            self.transport.abort()
+            reset(self.transport)
         else:
             self._stalled = self._loop.call_later(self._stalled_s, self._look_at_writing)
 

@@ -15,6 +15,7 @@ from configsvc.core.feed import Frame
 from configsvc.errors import InvalidRequest
 from configsvc.hub import Reader
 from configsvc.web import context, syntax
+from configsvc.web.protocol import reset
 
 SLICE_BYTES = 64 * 1024
 """What one write hands to the transport; also the transport's default high-water mark."""
@@ -75,7 +76,7 @@ class Outlet:
             self._taken, self._taken_at = self._written - left, now
         elif now - self._taken_at >= self._slow_reader_s:
             self._on_slow()
-            self._transport.abort()
+            reset(self._transport)
             raise SlowReader
 
 

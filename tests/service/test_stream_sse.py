@@ -294,9 +294,13 @@ async def test_a_reader_that_takes_nothing_is_closed() -> None:
     metrics = Metrics(hub)
     async with serving(hub, settings, metrics=metrics) as url:
         request = f"GET {PATH} HTTP/1.1\r\nHost: test\r\n\r\n".encode()
-        async with lazy_socket(url, request):
+        async with lazy_socket(url, request) as sock:
             await until(lambda: hub.subscribers == 1)
             await until(lambda: hub.subscribers == 0)
+            # Not closed with the rest still to be sent: the kernel would keep that for as long as nobody takes it.
+            with pytest.raises(ConnectionResetError):
+                while await asyncio.get_running_loop().sock_recv(sock, 2**20):
+                    pass
         assert b'configsvc_slow_streams_closed_total{transport="sse"} 1.0' in metrics.exposition()
 
 

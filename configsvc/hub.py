@@ -282,7 +282,8 @@ class Hub:
         """
         if self.subscribers >= self._max_streams:
             raise Unavailable("this replica serves as many streams as it may", code="too_many_streams", retry_after_s=5)
-        absent = scope not in self.feeds or not self.feeds[scope].exists
+        # Before the first listing nobody knows which scopes there are, and a reader costs no feed.
+        absent = self.listed and (scope not in self.feeds or not self.feeds[scope].exists)
         if absent and scope not in self.readers and self._absent() >= MAX_ABSENT:
             raise Unavailable(
                 "too many scopes that do not exist are followed", code="too_many_streams", retry_after_s=5

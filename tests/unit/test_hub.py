@@ -11,7 +11,7 @@ from configsvc.core.feed import RETRY_MS, Frame
 from configsvc.core.model import Scope, entry_path, head_path
 from configsvc.core.replica import Event, Listed, Record, Replica, sort_listing
 from configsvc.errors import EpochChanged, Unavailable
-from configsvc.hub import DRAIN_RETRY_MS, Hub
+from configsvc.hub import DRAIN_RETRY_MS, MAX_ABSENT, Hub
 from configsvc_client.protocol import EventId
 
 SCOPE = Scope("shop", "production")
@@ -296,3 +296,18 @@ def test_limits(clock: FakeClock) -> None:
             hub.subscribe(SCOPE, None)
         assert refused.value.code == "too_many_streams"
     hub.subscribe(SCOPE, None)
+
+
+def test_scopes_that_do_not_exist_are_limited_once_it_is_known_which_do(hub: Hub) -> None:
+    scopes = [Scope("many", f"env{i}") for i in range(MAX_ABSENT + 1)]
+    for scope in scopes:
+        hub.subscribe(scope, None)
+    rebase(hub, 10, *(stored("a", 1, 5, scope) for scope in scopes[1:]))
+    hub.subscribe(SCOPE, None)
+    for i in range(MAX_ABSENT - 2):
+        hub.subscribe(Scope("none", f"env{i}"), None)
+    with pytest.raises(Unavailable) as refused:
+        hub.subscribe(Scope("none", "last"), None)
+    assert refused.value.code == "too_many_streams"
+    hub.subscribe(SCOPE, None)
+    hub.subscribe(scopes[1], None)

@@ -109,6 +109,15 @@ class Endpoints:
         """`endpoint` has just answered. It stays preferred until it fails."""
         self._preferred = self.all.index(endpoint)
 
+    def failed(self, endpoint: Endpoint, error: EtcdError) -> None:
+        """Count an error. Where it says that the endpoint is of no use, the next one is preferred from now on.
+
+        Without that a dead endpoint would stay first among others that have failed once, however long ago.
+        """
+        endpoint.failed(error)
+        if endpoint.failures and self.all[self._preferred] is endpoint:
+            self._preferred = (self._preferred + 1) % len(self.all)
+
     def next(self, after: Member | None = None) -> Endpoint:
         """The one to try next, never `after` if there is another."""
         order = self.order(after)

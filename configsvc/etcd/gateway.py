@@ -342,7 +342,7 @@ class Gateway:
             result = await self._with_token(endpoint, attempt)
         except EtcdError as error:
             outcome = type(error).__name__.lower()
-            endpoint.failed(error)
+            self._endpoints.failed(endpoint, error)
             raise _located(error, endpoint.url) from error.__cause__
         except BaseException:
             endpoint.abandoned()

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -14,8 +15,7 @@ from configsvc.etcd.local import LocalCluster, LocalEtcd, LocalMember
 from tests.support import etcd as support
 
 PROGRESS_S = 0.4
-SNAPSHOTS = ("--snapshot-count=300",)
-EARLY_SNAPSHOTS = (*SNAPSHOTS, "--snapshot-catchup-entries=300")
+EARLY_SNAPSHOTS = ("--snapshot-count=300", "--snapshot-catchup-entries=300")
 Act = Callable[..., Awaitable[Any]]
 
 
@@ -48,8 +48,25 @@ def require(version: str) -> str:
 @pytest.fixture(scope="session", params=support.current_versions())
 def shared_cluster(request: pytest.FixtureRequest, hands: ThreadPoolExecutor) -> Iterator[LocalCluster]:
     """Three members of each current etcd."""
-    version = require(request.param)
-    options = support.options(version, progress_s=PROGRESS_S, extra=EARLY_SNAPSHOTS)
+    with started(request.param, hands) as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=support.current_versions())
+def forgetful_cluster(request: pytest.FixtureRequest, hands: ThreadPoolExecutor) -> Iterator[LocalCluster]:
+    """Three members of this test alone that keep a short log: who misses some of it gets a raft snapshot.
+
+    Alone, because a member of 3.7.3 that has had one does not always start again after a SIGKILL (its WAL begins
+    behind the snapshot).
+    """
+    with started(request.param, hands, *EARLY_SNAPSHOTS) as cluster:
+        yield cluster
+
+
+@contextmanager
+def started(version: str, hands: ThreadPoolExecutor, *extra: str) -> Iterator[LocalCluster]:
+    """Three members of a version."""
+    options = support.options(require(version), progress_s=PROGRESS_S, extra=extra)
     cluster = LocalCluster(3, options=options)
     hands.submit(cluster.start).result()
     try:
@@ -76,7 +93,7 @@ def heal(cluster: LocalCluster) -> None:
 def single(request: pytest.FixtureRequest, hands: ThreadPoolExecutor) -> Iterator[LocalEtcd]:
     """One member of each version, of this test alone: its history may be broken."""
     version = require(request.param)
-    etcd = LocalEtcd(options=support.options(version, progress_s=PROGRESS_S, extra=SNAPSHOTS))
+    etcd = LocalEtcd(options=support.options(version, progress_s=PROGRESS_S))
     hands.submit(etcd.start).result()
     try:
         yield etcd

@@ -53,25 +53,27 @@ async def test_the_watched_member_is_frozen_and_thaws(cluster: LocalCluster, act
 
 
 async def test_a_member_that_is_frozen_for_long_comes_back_behind_a_compaction(
-    cluster: LocalCluster, act: Act, tmp_path: Path
+    forgetful_cluster: LocalCluster, act: Act, tmp_path: Path
 ) -> None:
+    cluster = forgetful_cluster
     watched, *others = cluster.members
     async with world([member.url for member in (*others, watched)], tmp_path, endpoints=cluster.endpoints) as w:
         await act(freeze, watched)
-        frozen = time.monotonic()
-        await w.moves_again(frozen)
-        # Enough writes that etcd catches the member up by a raft snapshot, with its own past compacted away.
+        await w.moves_again(time.monotonic())
+        # Enough that etcd catches the member up by a raft snapshot, with its own past compacted away.
         await w.load.write_many(900)
         await compact(others[0], w.load.acks[-1].revision)
         await act(watched.thaw)
-        thawed = time.monotonic()
-        await w.moves_again(thawed)
-        # Whoever watches must now be able to go back to it.
+        await w.moves_again(time.monotonic())
+        async with asyncio.timeout(20):
+            while "applied snapshot" not in watched.log_path.read_text():
+                await asyncio.sleep(0.1)
+        # Whoever watches may now go back to it.
         for other in others:
             await act(freeze, other)
-            await asyncio.sleep(0.1)
+            await w.moves_again(time.monotonic())
             await act(other.thaw)
-        await w.settled()
+            await w.settled()
 
 
 async def test_every_member_is_stopped_and_brought_back(cluster: LocalCluster, act: Act, tmp_path: Path) -> None:

@@ -257,8 +257,8 @@ class World:
                 check_states(seen, history)
                 check_changes(seen, history, complete=self.complete)
         assert self.load.acks
-        assert all(poll.answers > 20 for poll in self.polls)
-        assert self.client.reads > 20
+        assert all(poll.answers > 3 for poll in self.polls)
+        assert self.client.reads > 3
 
 
 @asynccontextmanager

@@ -35,6 +35,18 @@ def test_the_first_until_another_answered(three: Endpoints) -> None:
     assert three.next() is three.all[1]
 
 
+def test_a_failure_ends_the_preference_also_where_all_have_failed_once(three: Endpoints) -> None:
+    a, b, c = three.all
+    for endpoint in (b, c):
+        three.failed(endpoint, Unavailable("long ago"))
+    three.prefer(a)
+    assert names(three.order()) == "abc"
+    three.failed(a, Compacted("an answer"))
+    assert names(three.order()) == "abc"
+    three.failed(a, Unavailable("now"))
+    assert names(three.order()) == "bca"
+
+
 def test_by_turn_and_never_the_same_again(three: Endpoints) -> None:
     a, b, c = three.all
     assert [three.next(after) for after in (a, b, c)] == [b, c, a]

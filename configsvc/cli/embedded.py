@@ -103,7 +103,7 @@ async def _serve(settings: Settings, etcd: LocalEtcd, where: str) -> int:
     async with Gateway(GatewayConfig(endpoints=etcd.endpoints)) as gateway:
         await sample.fill(gateway, scope, datetime.now(UTC))
     serving = asyncio.create_task(server.serve(settings))
-    beside = asyncio.create_task(_beside(_url(settings.listen), etcd, scope, where))
+    beside = asyncio.create_task(_beside(settings, etcd, scope, where))
     try:
         await asyncio.wait({serving, beside}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
@@ -121,14 +121,15 @@ def _url(listen: Address) -> str:
     return f"http://{listen._replace(host=wildcard.get(listen.host, listen.host))}"
 
 
-async def _beside(url: str, etcd: LocalEtcd, scope: Scope, where: str) -> None:
+async def _beside(settings: Settings, etcd: LocalEtcd, scope: Scope, where: str) -> None:
     """Say what to try as soon as the service is ready; return when etcd has ended."""
+    url = _url(settings.listen)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
         # Asked from outside, as a caller would; not at once, because a "not yet" is a line in the log.
         await asyncio.sleep(READY_S)
         while not await _ready(session, url):  # noqa: ASYNC110
             await asyncio.sleep(READY_S)
-    _say_what_to_try(url, etcd, scope, where)
+    _say_what_to_try(url, etcd, scope, where, central=settings.mode == "central")
     while etcd.members[0].running:  # noqa: ASYNC110 - a process has no event
         await asyncio.sleep(0.5)
 
@@ -140,11 +141,13 @@ async def _ready(session: aiohttp.ClientSession, url: str) -> bool:
     return False
 
 
-def _say_what_to_try(url: str, etcd: LocalEtcd, scope: Scope, where: str) -> None:
+def _say_what_to_try(url: str, etcd: LocalEtcd, scope: Scope, where: str, *, central: bool) -> None:
     put = f"put /config/{scope}/database.pool_size '{{\"value\": 20}}'"
+    # A central service can't tell a client which namespace is its own.
+    own = ([] if url == DEFAULT_URL else [f'"{url}"']) + ([f'namespace="{scope.namespace}"'] if central else [])
     python = (
         "from configsvc_client import ConfigClient",
-        f"config = ConfigClient({'' if url == DEFAULT_URL else repr(url)})",
+        f"config = ConfigClient({', '.join(own)})",
         'config.get("database.pool_size", default=10)',
     )
     blocks = (
@@ -156,7 +159,8 @@ def _say_what_to_try(url: str, etcd: LocalEtcd, scope: Scope, where: str) -> Non
     )
     # Lines are for copying: nothing is wrapped.
     out = Console(highlight=False, soft_wrap=True)
-    out.print(Text(f"\nconfigsvc {__version__} serves {scope} on {url}", "bold"))
+    served = "every namespace" if central else str(scope)
+    out.print(Text(f"\nconfigsvc {__version__} serves {served} on {url}", "bold"))
     kind = " (for trying things out; production needs a current one)" if _is_from_wheel(etcd) else ""
     out.print(Text(f"etcd {'.'.join(map(str, etcd.version))}{kind} on {etcd.url}, data {where}\n", "dim"))
     for title, lines in blocks:

@@ -18,7 +18,7 @@ DEV = (*CONFIGSVC, "dev", "--port", "0")
 def ready(dev):
     """The service's and etcd's URL, when it has said what to try."""
     dev.until("it says what to try", lambda: "Ctrl-C stops both." in dev.out)
-    service = re.search(r"serves \S+ on (http://\S+)", dev.out)
+    service = re.search(r"serves .+ on (http://\S+)", dev.out)
     etcd = re.search(r"^etcd .* on (http://127\.0\.0\.1:\d+)", dev.out, re.MULTILINE)
     return service[1], etcd[1]
 
@@ -126,6 +126,8 @@ def test_which_scope_is_served(options, settings, scope, mode, tmp_path):
         service, _ = ready(dev)
         assert get(f"{service}/v1/config/{scope}")["values"] == VALUES
         assert get(f"{service}/v1/self")["mode"] == mode
+        # A central service can't say which namespace is the client's.
+        assert ('namespace="demo"' in dev.out) == (mode == "central")
         assert dev.stop(signal.SIGINT) == 0
 
 

@@ -22,7 +22,7 @@ def main() -> None:
             raise
         print(  # noqa: T201 - rich may be what is missing
             f"configsvc: the service is not installed here, only the client (no module {missing}): "
-            "pip install 'configsvc[server]'",
+            f"pip install 'configsvc[{'server,local' if sys.argv[1:2] == ['dev'] else 'server'}]'",
             file=sys.stderr,
         )
         raise SystemExit(EXIT_CONFIG) from None

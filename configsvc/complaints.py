@@ -10,6 +10,9 @@ from configsvc.core.replica import Replica
 
 MAX_LINES = 20
 """One look names at most so many keys; the rest are counted."""
+MAX_NAMES = 5
+"""The same for keys outside the format, in one line; of each at most MAX_NAME_BYTES."""
+MAX_NAME_BYTES = 200
 
 log = structlog.get_logger()
 
@@ -42,8 +45,9 @@ class Complaints:
         lines += _compare(self._schemas, schemas, lines, "schema")
         self._schemas = schemas
         outside = set(self._replica.unaddressable)
-        if new := len(outside - self._outside):
-            log.warning("keys that no reader can name lie under the prefix", count=new)
+        if new := outside - self._outside:
+            named = [key[:MAX_NAME_BYTES].decode("utf-8", "backslashreplace") for key in sorted(new)[:MAX_NAMES]]
+            log.warning("keys outside the format are passed over", count=len(new), keys=named)
         self._outside = outside
         if lines > MAX_LINES:
             log.warning("more keys cannot be read", count=lines - MAX_LINES)
@@ -53,7 +57,7 @@ def _compare(before: dict[str, Problem], now: dict[str, Problem], lines: int, wh
     new = [(key, problem) for key, problem in sorted(now.items()) if before.get(key) != problem]
     for key, problem in new[: max(0, MAX_LINES - lines)]:
         log.warning(
-            "a stored key cannot be read; its last readable value is served",
+            "a stored key cannot be read; its last readable value is served, if there was one",
             where=where,
             key=key,
             revision=problem.revision,

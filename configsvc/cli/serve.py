@@ -20,7 +20,7 @@ ConfigFile = Annotated[
 
 
 def serve(config: ConfigFile = None) -> None:
-    """Serve configuration from etcd, as the environment and config-service.yaml say.
+    """Serve configuration from etcd, as environment and file say.
 
     Exit codes: 0 after SIGTERM or SIGINT, 69 port in use or start time-out, 78 wrong settings (all of them listed).
     """

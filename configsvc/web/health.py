@@ -107,7 +107,7 @@ class Health:
             return "data", "unavailable", "shutting down"
         if not hub.ready:
             waiting = len(hub.pending())
-            what = f"{waiting} scopes wait for the end of a release" if waiting else "nothing was read from etcd yet"
+            what = f"waiting for the end of a release: {waiting}" if waiting else "nothing was read from etcd yet"
             return "data", "unavailable", what
         if hub.state() == "stale":
             ready = hub.listed or self._ready_from_disk
@@ -125,7 +125,7 @@ class Health:
     def _breaker(self, etcd: Etcd) -> Finding:
         left_alone = [member.url for member in etcd.members if member.breaker != "closed"]
         if not left_alone:
-            return "breaker", "ok", f"{len(etcd.members)} endpoints in use"
+            return "breaker", "ok", f"{len(etcd.members)} of {len(etcd.members)} in use"
         return "breaker", "degraded", f"{len(left_alone)} of {len(etcd.members)} left alone: {', '.join(left_alone)}"
 
     def _unreadable(self) -> Finding:
@@ -139,10 +139,10 @@ class Health:
             "schemas": len(replica.schema_problems),
             "keys outside the format": len(replica.unaddressable),
         }
-        wrong = [f"{count} {what}" for what, count in counts.items() if count]
+        wrong = [f"{what} {count}" for what, count in counts.items() if count]
         if not wrong:
             return "entries", "ok", "all stored keys are readable"
-        return "entries", "degraded", f"unreadable: {', '.join(wrong)}"
+        return "entries", "degraded", f"unreadable: {', '.join(wrong)}; the log names them"
 
     def _windows(self) -> Finding:
         ages = self._hub.held_for()

@@ -83,7 +83,7 @@ def parse_query(raw: str, known: Mapping[str, Callable[[str], Any]]) -> dict[str
         name = _query_text(raw_name, "a query parameter's name")
         if name not in known:
             if near := near_name(name, known):
-                raise query_error(name, f"is no query parameter here; did you mean {near}?", near=[near])
+                raise query_error(name, f"does not exist here; did you mean {near}?", near=[near])
             continue
         if name in found:
             raise query_error(name, "is given more than once; give it one value")

@@ -73,7 +73,8 @@ def test_without_the_servers_packages_one_line_says_what_to_install(missing, arg
     done = without(*missing, arguments=arguments, cwd=tmp_path, SERVICE_NAME="demo")
     assert done.returncode == 78
     assert len(done.stderr.splitlines()) == 1
-    assert "pip install 'configsvc[server]'" in done.stderr
+    extra = "server,local" if arguments == ["dev"] else "server"
+    assert f"pip install 'configsvc[{extra}]'" in done.stderr
     assert missing[0] in done.stderr
 
 

@@ -142,7 +142,7 @@ async def test_an_unreadable_entry_degrades(url: str, hub: Hub) -> None:
     change(hub, msgspec.structs.replace(stored("secret_name", 1, 11), value=b"\xff"))
     status, report = await health(url)
     assert (status, report.checks["entries"].status) == (200, "degraded")
-    assert "1 entries" in report.checks["entries"].detail
+    assert "entries 1" in report.checks["entries"].detail
     assert "secret_name" not in report.checks["entries"].detail
 
 

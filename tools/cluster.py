@@ -287,7 +287,10 @@ def act(command: str, name: str) -> None:
     deadline = time.monotonic() + 5
     while process.state() not in (expected, "dead") and time.monotonic() < deadline:
         time.sleep(0.05)
-    print(f"  {process.title}: {before} -> {process.state()}")
+    after = process.state()
+    mend = {"dead": "start", "frozen": "thaw"}.get(after, "")
+    hint = f"; `make cluster-{mend} N={name}` mends that" if mend and after != expected else ""
+    print(f"  {process.title}: {before} -> {after}{hint}")
 
 
 def down() -> None:

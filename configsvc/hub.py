@@ -7,11 +7,14 @@ position, which is why a slow one costs no queue and bursts go out in one write.
 """
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Literal
+
+import structlog
 
 from configsvc.complaints import Complaints
 from configsvc.core.feed import Feed, Frame, Update, status_frame
@@ -27,6 +30,8 @@ MAX_ABSENT = 1000
 """How many scopes that do not exist may be followed at a time; each costs a feed."""
 DRAIN_RETRY_MS = (1000, 6000)
 """Readers of a draining service come back after a time drawn from this range, so that they do not come all at once."""
+
+log = structlog.get_logger()
 
 
 def utc_now() -> datetime:
@@ -75,6 +80,7 @@ class Hub:
         self._proved_at: float | None = None
         self._proved_time: datetime | None = None
         self._live_since = self._started
+        self._seen: State = "starting"
         self._disk: dict[Scope, datetime] = {}
         self._held_at: dict[Scope, float] = {}
         self._store: tuple[int, float] = (0, float("-inf"))
@@ -121,16 +127,17 @@ class Hub:
 
     def confirm(self) -> None:
         """Note that etcd, with a quorum, has just confirmed the state as the current one."""
-        now = self._clock()
-        if self._proved_at is None or now - self._proved_at > 2 * self.heartbeat_s:
+        if self.state() != "live":
             self._live_since = self._now()
-        self._proved_at, self._proved_time = now, self._now()
+        self._proved_at, self._proved_time = self._clock(), self._now()
+        self.look()
 
     def remember(self, updates: Iterable[tuple[Update, datetime]]) -> None:
         """Show scopes as a file has them, each with the time at which it was last proved; before the first `rebase`."""
         for update, proved_time in updates:
             self._disk[update.scope] = proved_time
             self._publish([update])
+        self.look()
 
     def store_at(self, revision: int) -> None:
         """Note which revision the store has by a linearizable read: the answer to `doubt`."""
@@ -361,15 +368,37 @@ class Hub:
     # ---- time ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Send heartbeats, for ever."""
+        """Send heartbeats, and tell at once when the state turns stale, for ever."""
+        beat_at = self._clock() + self.heartbeat_s
         while True:
-            await asyncio.sleep(self.heartbeat_s)
-            self.tick()
+            stale_at = self._stale_at()
+            await asyncio.sleep(max(0.0, min(beat_at, stale_at) - self._clock()))
+            if self._clock() >= beat_at:
+                beat_at = self._clock() + self.heartbeat_s
+                self.tick()
+            self.look()
+
+    def _stale_at(self) -> float:
+        """When the state turns stale unless it is proved before; never, where it is not live."""
+        if self._proved_at is None or self.state() != "live":
+            return math.inf
+        return math.nextafter(self._proved_at + 2 * self.heartbeat_s, math.inf)
 
     def tick(self) -> None:
         """One heartbeat: every reader owes a status."""
         self.beat += 1
         self._poke(self.readers)
+
+    def look(self) -> None:
+        """Tell readers and the log where the state is another one than at the last look."""
+        before, self._seen = self._seen, self.state()
+        if self._seen == before:
+            return
+        self._poke(self.readers)
+        if (before, self._seen) == ("live", "stale"):
+            log.warning("stale: etcd has not proved the data for two heartbeats; serving it all the same")
+        elif (before, self._seen) == ("stale", "live"):
+            log.info("live again", revision=self.replica.position)
 
     def drain(self) -> None:
         """Tell every reader to go to another replica; each stream ends by itself after it said so."""

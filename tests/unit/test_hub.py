@@ -231,6 +231,44 @@ def test_staleness_has_a_since_and_ends(hub: Hub, clock: FakeClock) -> None:
     assert (hub.state(), hub.since()) == ("live", clock.now())
 
 
+async def test_turning_stale_and_live_again_is_told_at_once() -> None:
+    hub = Hub(Replica(), heartbeat_s=0.2)
+    rebase(hub, 10, stored("a", 1, 4))
+    loop = asyncio.create_task(hub.run())
+    told: list[tuple[str, int]] = []
+
+    async def follow() -> None:
+        with hub.subscribe(SCOPE, None) as reader:
+            async for frames in reader:
+                told.extend((json.loads(f.data)["state"], hub.beat) for f in frames if f.event == "status")
+
+    following = asyncio.create_task(follow())
+    async with asyncio.timeout(10):
+        while "stale" not in [state for state, _ in told]:
+            await asyncio.sleep(0.01)
+        beat = hub.beat
+        hub.prove(11)
+        while told[-1][0] != "live":
+            await asyncio.sleep(0)
+    assert hub.beat == beat, "it did not wait for the next heartbeat"
+    for task in (loop, following):
+        task.cancel()
+    await asyncio.gather(loop, following, return_exceptions=True)
+
+
+def test_the_loop_wakes_when_the_state_turns_stale(hub: Hub, clock: FakeClock) -> None:
+    rebase(hub, 10, stored("a", 1, 4))
+    with hub.subscribe(SCOPE, None) as reader:
+        reader.pull()
+        clock.at += 10.1
+        hub.look()
+        assert read(reader.pull())[0][2]["state"] == "stale"
+        hub.confirm()
+        assert read(reader.pull())[0][2]["state"] == "live"
+        hub.look()
+        assert reader.pull() == []
+
+
 def test_what_comes_from_disk_says_so_until_etcd_was_read(hub: Hub, clock: FakeClock) -> None:
     source = Replica()
     source.rebase(listing(10, stored("a", 1, 4)), windows={}, found={})

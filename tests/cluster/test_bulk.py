@@ -91,6 +91,7 @@ async def test_a_laggard_gets_a_raft_snapshot_and_goes_back_in_time(act: Act, tm
             await compact(others[0], w.load.acks[-1].revision - 5)
             await act(watched.thaw)
             await w.moves_again(time.monotonic())
+            assert "applied snapshot" in watched.log_path.read_text()
             await w.equals_etcd_now()
     finally:
         await act(cluster.stop)

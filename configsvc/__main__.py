@@ -6,6 +6,8 @@ no command; those are in `cli/`.
 
 import sys
 
+from configsvc import __version__
+
 EXIT_CONFIG = 78
 SERVER_EXTRA = ("prometheus_client", "rich", "ruamel", "structlog", "typer")
 
@@ -20,6 +22,9 @@ def main() -> None:
         missing = (error.name or "").partition(".")[0]
         if missing not in SERVER_EXTRA:
             raise
+        if sys.argv[1:] in (["--version"], ["version"]):
+            print(__version__)  # noqa: T201
+            return
         print(  # noqa: T201 - rich may be what is missing
             f"configsvc: the service is not installed here, only the client (no module {missing}): "
             f"pip install 'configsvc[{'server,local' if sys.argv[1:2] == ['dev'] else 'server'}]'",

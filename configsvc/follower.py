@@ -57,6 +57,12 @@ TELL_EVERY_S = 60.0
 """How often an outage that lasts is repeated in the log."""
 LOOK_EVERY_S = 0.1
 """How often at most a service that may write looks for namespaces without an epoch key."""
+REFUSALS = {
+    "permission denied": "the etcd user may not read {prefix}: grant it a role that may read this prefix",
+    "user name is empty": "authentication is on: set ETCD_USER and ETCD_PASSWORD_FILE",
+    "authentication failed": "check ETCD_USER and the file of ETCD_PASSWORD_FILE",
+}
+"""What an operator can do where etcd refuses us, by etcd's words."""
 
 log = structlog.get_logger()
 
@@ -303,10 +309,18 @@ class Follower:
         now = self._clock()
         if self.trouble is None or now - self._told_at >= TELL_EVERY_S:
             self._told_at = now
-            log.warning(f"etcd {what} failed", error=str(error), kind=type(error).__name__)
+            log.warning(f"etcd {what} failed, trying on", error=self._explained(error), kind=type(error).__name__)
         if self.trouble is None or not isinstance(error, LeftAlone):
             # That an endpoint is left alone is a consequence; people need the cause.
-            self.trouble = self.last_error = str(error)
+            self.trouble = self.last_error = self._explained(error)
+
+    def _explained(self, error: EtcdError) -> str:
+        """etcd's words, and where it refused us what would help."""
+        if isinstance(error, Refused):
+            for words, help_ in REFUSALS.items():
+                if words in error.detail:
+                    return f"{error}; {help_.format(prefix=self.prefix.decode())}"
+        return str(error)
 
     async def _back_off(self) -> None:
         first, longest = BACKOFF_S

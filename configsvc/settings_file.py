@@ -70,7 +70,7 @@ def _walk(node: MappingNode, prefix: str, keys: Collection[str], found: dict[str
             else:
                 found[key] = line
         elif not section:
-            yield f"{_at(word_node)}: unknown word {key}{near(key, keys)}"
+            yield f"{_at(word_node)}: unknown word {key}{near(key.lower(), keys)}"
         elif isinstance(value, MappingNode):
             yield from _walk(value, f"{key}.", keys, found)
         else:

@@ -7,6 +7,9 @@ means and where to go next is `session.py`'s.
 
 import asyncio
 import logging
+import os
+import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -57,6 +60,8 @@ class Link:
         self._clock = clock
         self._sleep = sleep
         self._is_down = False
+        self._was_live = False
+        self._said_empty = False
 
     async def run(self, take: Callable[[Snapshot], None]) -> None:
         """Follow the scope for ever; `take` is called with each new snapshot, in order, and must not block.
@@ -92,7 +97,8 @@ class Link:
         # The first failure is news, the hundredth is not.
         level = logging.DEBUG if self._is_down or error.kind == "draining" else logging.WARNING
         self._is_down = True
-        logger.log(level, "link to %s lost: %s (next attempt in %.1f s)", endpoint.url, error.detail, delay)
+        what = "lost" if self._was_live else "failed"
+        logger.log(level, "link to %s %s: %s (next attempt in %.1f s)", endpoint.url, what, error.detail, delay)
 
     # ---- one connection -----------------------------------------------------------------------------------------
 
@@ -191,11 +197,23 @@ class Link:
                 if outcome.notice:
                     logger.warning("%s: %s", session.endpoint.url, outcome.notice)
                 if outcome.snapshot is not None:
+                    self._look_at(outcome.snapshot)
                     take(outcome.snapshot)
             if decoder.pending_bytes > pending:
                 session.active(now)
             pending = decoder.pending_bytes
             self._log_return()
+
+    def _look_at(self, snapshot: Snapshot) -> None:
+        """Say once that there is nothing: a misspelt name looks like an application that was never configured."""
+        if not self._was_live and not self._said_empty and not snapshot.entries and snapshot.release is None:
+            self._said_empty = True
+            logger.warning(
+                "%s/%s has no value and no release so far; is the name right?",
+                snapshot.namespace,
+                snapshot.environment,
+            )
+        self._was_live = True
 
     def _log_return(self) -> None:
         if self._is_down and self._session.service_state == "live":
@@ -248,11 +266,18 @@ async def _mapped_errors() -> AsyncIterator[None]:
     except EventTooLarge as error:
         raise LinkError("garbage", str(error)) from error
     except aiohttp.ClientConnectorError as error:
-        raise LinkError("unreachable", _text(error.os_error)) from error
+        raise LinkError("unreachable", f"cannot connect: {_reason(error.os_error)}") from error
     except aiohttp.ClientPayloadError as error:
-        raise LinkError("ended", f"the stream was cut: {_text(error)}") from error
+        raise LinkError("ended", "the stream was cut") from error
     except (aiohttp.ClientError, OSError) as error:
         raise LinkError("unreachable", _text(error)) from error
+
+
+def _reason(error: OSError) -> str:
+    """An error of the operating system in its own words, without addresses and numbers."""
+    if error.errno is not None and error.errno > 0 and not isinstance(error, socket.gaierror | ssl.SSLError):
+        return os.strerror(error.errno).lower()
+    return _text(error)
 
 
 def _text(error: BaseException) -> str:

@@ -80,7 +80,8 @@ def lookup(snapshot: Snapshot, key: str, default: Any) -> Any:
         value = entry.value
         return copy_value(value) if type(value) is dict or type(value) is list else value
     if default is MISSING:
-        raise ConfigKeyError(key, snapshot.entries)
+        hint = "" if snapshot.entries else f"{snapshot.namespace}/{snapshot.environment} is empty"
+        raise ConfigKeyError(key, snapshot.entries, hint=hint)
     return default
 
 

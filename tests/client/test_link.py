@@ -429,3 +429,16 @@ async def test_a_refusal_that_does_not_pass_is_not_hammered(caplog: pytest.LogCa
             await client.wait_ready(0.3)
         assert len(service.watches) == 1
         assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+async def test_a_scope_with_nothing_in_it_is_said_once_and_named_by_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "configsvc_client"):
+        async with (
+            Service([snapshot({}, 1), CUT], [snapshot({}, 2), HOLD]).run() as service,
+            client_of(service) as client,
+        ):
+            await eventually(lambda: client.status.revision == 2)
+            with pytest.raises(ConfigKeyError, match="is empty"):
+                await client.get("debug")
+            assert await client.get("debug", default=1) == 1
+    assert len([record for record in caplog.records if "is the name right?" in record.getMessage()]) == 1

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from configsvc.core.model import Scope
+from configsvc.core.replica import Record
 from configsvc.hub import Hub
 from configsvc.web import messages
 from tests.support.service import (
@@ -270,6 +271,26 @@ async def test_a_key_that_is_not_there_names_near_ones(url: str) -> None:
     assert problem["near"] == ["database.pool_size"]
     far = await ask_problem(url, f"{PATH}/zzzzzzzz")
     assert far["near"] == []
+
+
+async def test_a_scope_like_no_other_names_the_few_that_there_are(url: str) -> None:
+    problem = await ask_problem(url, "/v1/config/payments/qa")
+    assert (problem["status"], problem["near"]) == (404, [])
+    assert "there is payments/production" in problem["detail"]
+
+
+async def test_a_key_that_was_never_readable_is_told_from_one_that_is_not_stored() -> None:
+    settings = make_settings()
+    hub = make_hub(settings)
+    garbage = Record(
+        key=b"/config/payments/production/new.key", value=b"secret garbage", mod_revision=6, create_revision=6
+    )
+    fill(hub, 10, stored("a", 1, 5), garbage)
+    async with serving(hub, settings) as url:
+        problem = await ask_problem(url, f"{PATH}/new.key")
+    assert (problem["status"], problem["code"]) == (404, "key_not_found")
+    assert "cannot be read: not JSON" in problem["detail"]
+    assert "secret" not in str(problem)
 
 
 async def test_a_sidecar_answers_for_its_own_namespace_only(url: str) -> None:

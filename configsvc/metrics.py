@@ -73,10 +73,20 @@ TABLE: dict[str, Declared] = {
     "configsvc_ready": Declared("gauge", "1 while every followed scope can be read."),
     "configsvc_watch_connected": Declared("gauge", "1 while a watch on etcd is open."),
     "configsvc_watch_lag_revisions": Declared("gauge", "By how many revisions etcd is known to be ahead."),
-    "configsvc_watch_reconnects_total": Declared("counter", "Watches on etcd that were replaced.", ("reason",)),
-    "configsvc_relists_total": Declared("counter", "Listings of everything, the first included.", ("reason",)),
+    "configsvc_watch_reconnects_total": Declared(
+        "counter",
+        "Watches on etcd that were replaced: lost (an error or silence), renewed (after its time).",
+        ("reason",),
+    ),
+    "configsvc_relists_total": Declared(
+        "counter", "Listings of everything, the first included: start, compacted, fork, impossible_event.", ("reason",)
+    ),
     "configsvc_forks_total": Declared("counter", "Times that etcd showed another history."),
-    "configsvc_etcd_requests_total": Declared("counter", "Requests to etcd.", ("operation", "outcome")),
+    "configsvc_etcd_requests_total": Declared(
+        "counter",
+        "Requests to etcd; outcome is ok or the error's kind, such as unreachable, unavailable, refused.",
+        ("operation", "outcome"),
+    ),
     "configsvc_etcd_request_duration_seconds": Declared("histogram", "Duration of requests to etcd.", ("operation",)),
     "configsvc_etcd_breaker_state": Declared(
         "gauge", "1 for the state that an endpoint's breaker is in.", ("endpoint", "state")
@@ -88,7 +98,11 @@ TABLE: dict[str, Declared] = {
     "configsvc_entries": Declared("gauge", "Entries in all scopes, defaults included."),
     "configsvc_snapshot_bytes": Declared("gauge", "Size of all stored values, as encoded JSON."),
     "configsvc_stored_body_bytes": Declared("gauge", "Memory for answers that are kept as bytes."),
-    "configsvc_unreadable_entries": Declared("gauge", "Stored keys that could not be read.", ("kind",)),
+    "configsvc_unreadable_entries": Declared(
+        "gauge",
+        "Stored keys that cannot be read: entry, head, schema, or unaddressable (no reader can name it).",
+        ("kind",),
+    ),
     "configsvc_apply_windows": Declared("gauge", "Scopes that stand still while a release is being applied."),
     "configsvc_apply_window_oldest_seconds": Declared("gauge", "Age of the oldest of those windows; 0 without any."),
     "configsvc_event_loop_lag_seconds": Declared("gauge", "How late the event loop was when last looked at."),

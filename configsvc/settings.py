@@ -149,7 +149,7 @@ TABLE = (
     Setting("breaker_failures", "CONFIGSVC_BREAKER_FAILURES", "breaker.failures", integer(1, 1000, "failures"), 5,
             "After so many failures in a row an etcd endpoint is left alone."),
     Setting("breaker_open_s", "CONFIGSVC_BREAKER_OPEN_S", "breaker.open_s", seconds(0.05, 3600), 2.0,
-            "For how long, until one request tries it again."),
+            "For how long, until one request tries it again. With a heartbeat below 4 s, at most half of that."),
     Setting("max_streams", "CONFIGSVC_MAX_STREAMS", "stream.max", integer(1, 1_000_000, "streams"), 10_000,
             "Open streams at a time; the next is refused with 503. Each needs a file descriptor."),
     Setting("slow_reader_s", "CONFIGSVC_SLOW_READER_S", "stream.slow_reader_s", seconds(0.1, 3600), 30.0,

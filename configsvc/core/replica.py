@@ -139,10 +139,6 @@ class Replica:
         spaces = self._namespaces.items()
         return {name: space.schema_problem for name, space in spaces if space.schema_problem}
 
-    def newest(self) -> tuple[int, int]:
-        """The newest `mod_revision` among the mirror's keys, and how many keys it has."""
-        return max(self.mirror.values(), default=0), len(self.mirror)
-
     def identity(self) -> Fingerprint:
         """The fingerprint of the mirror, by which its history is told from others."""
         pairs = nlargest(FINGERPRINT_KEYS, self.mirror.items(), key=itemgetter(1))

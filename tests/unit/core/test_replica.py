@@ -214,7 +214,8 @@ def test_odd_keys_are_mirrored_and_reported(pair: Pair) -> None:
     odd = b"/config/shop/prod/a/b"
     assert pair.txn({odd: b"x", b"/config/shop/prod/_x": b"", b"/config/_system/x": b""}) == []
     assert list(pair.replica.unaddressable) == [odd]
-    assert pair.replica.newest() == (pair.etcd.revision, 5)
+    identity = pair.replica.identity()
+    assert (identity.newest, identity.count) == (pair.etcd.revision, 5)
     assert pair.replica.fingerprint(SCOPE) == (pair.etcd.revision, 4)
     pair.txn({odd: None})
     assert pair.replica.unaddressable == {}

@@ -81,7 +81,8 @@ class Client:
                 namespace=baseline.namespace, environment=baseline.environment, epoch=baseline.epoch
             ).apply(baseline)
         elif frame.event == CHANGE:
-            assert self.state is not None and frame.id is not None
+            assert self.state is not None
+            assert frame.id is not None
             assert frame.id.epoch == self.state.epoch
             assert frame.id.revision > self.state.revision
             self.state = self.state.apply(decode_delta(frame.data))

@@ -7,6 +7,7 @@ moves on complete events above it and on progress; never by `created`, nor by th
 import asyncio
 import contextlib
 import random
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from time import monotonic
 
@@ -39,6 +40,11 @@ PROBE_S = 2.0
 PROBES_UNTIL_WARNING = 4
 """The first is at the opening, and the first notice may take two intervals; three silent heartbeats are enough."""
 
+MIN_INTERVAL_S = 0.05
+"""Notices closer to each other than this, half of etcd's shortest interval, were waiting for us."""
+LATE_S = 0.1
+"""A wait that ends later than asked for by this much means that this process stood still."""
+
 log = structlog.get_logger()
 
 
@@ -52,12 +58,22 @@ class Habits:
         """The store's revision when it last said so."""
         self.news = asyncio.Event()
         """Set by every batch with events, for those who look after what is new."""
+        self._gaps: dict[str, deque[float]] = {}
         self._warned = False
 
-    def heard_progress(self, member: Member, gap_s: float) -> None:
-        """Learn from the time between a notice and the word before it."""
-        # After an event the first notice takes up to two intervals, so the shortest gap is the interval.
-        self.intervals[member.url] = min(gap_s, self.intervals.get(member.url, gap_s))
+    def heard_progress(self, member: Member, gap_s: float, *, idle: bool) -> None:
+        """Learn from the time between a notice and the word before it; `idle` where that was a notice too."""
+        gaps = self._gaps.setdefault(member.url, deque(maxlen=3))
+        # After anything but a notice the next one takes up to two intervals: better than nothing to go by, at first.
+        if gap_s >= MIN_INTERVAL_S and (idle or not gaps):
+            gaps.append(gap_s)
+            # The longest of a few: when we are late for one notice, the next one seems early.
+            self.intervals[member.url] = max(gaps)
+
+    def forget(self, member: Member) -> None:
+        """Expect no notices: the member may have come back with other flags."""
+        self._gaps.pop(member.url, None)
+        self.intervals.pop(member.url, None)
 
     def warn_once(self) -> None:
         """Say once that etcd sends no progress notices."""
@@ -88,6 +104,10 @@ class Watch:
         self._batches, self._habits = batches, habits
         self._clock, self._rng = clock, rng
         self._heard = self._asked = clock()
+        self._idle = False
+        """Whether the last word was a progress notice."""
+        self._forgiven = False
+        """Whether the present silence was counted anew already, because we stood still ourselves."""
         self._probes = 0
         self._proof = 0
         """The revision that the last probe proved, where the watch has said nothing since."""
@@ -141,7 +161,11 @@ class Watch:
         tasks = [task for task in (self._next, self._check, self._probe) if task is not None]
         if self._probe is None:
             timeout_s = min(timeout_s, self._limit_s() - self._silent_for())
+        due = self._clock() + max(0.0, timeout_s)
         await asyncio.wait(tasks, timeout=max(0.0, timeout_s), return_when=asyncio.FIRST_COMPLETED)
+        if not self._forgiven and self._clock() - due > LATE_S:
+            # What was sent meanwhile is yet to be read.
+            self._forgiven, self._asked = True, self._clock()
 
     async def _read(self) -> WatchBatch:
         try:
@@ -153,7 +177,7 @@ class Watch:
         """Apply one batch; raises `Relist`, `Compacted` or `Unavailable` where it ends the watch."""
         position = self._hub.replica.position
         if batch.kind == PROGRESS:
-            self._habits.heard_progress(self._member, self._clock() - self._heard)
+            self._habits.heard_progress(self._member, self._clock() - self._heard, idle=self._idle)
             # A member that lags says so at its own, older revision: true, but no news.
             if batch.header.revision >= position:
                 self._hub.prove(batch.header.revision)
@@ -167,6 +191,7 @@ class Watch:
                 raise Compacted(f"compacted at {batch.compact_revision}")
             raise Unavailable(batch.reason or "the start of the watch was compacted", endpoint=self._member.url)
         self._heard = self._clock()
+        self._idle, self._forgiven = batch.kind == PROGRESS, False
         self._proof = 0
         self._habits.store_revision = max(batch.header.revision, self._hub.replica.position)
 
@@ -212,8 +237,7 @@ class Watch:
 
     def _silence(self) -> None:
         if self._progress_s() is not None:
-            # The next watch there starts without this expectation: the member may have come back with other flags.
-            del self._habits.intervals[self._member.url]
+            self._habits.forget(self._member)
             raise Unavailable("the watch fell silent", endpoint=self._member.url)
         self._probe = asyncio.create_task(self._ask())
 

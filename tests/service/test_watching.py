@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -103,3 +104,17 @@ async def test_with_notices_a_silent_watch_is_given_up_and_an_idle_one_is_not(sc
                 revision = await put(gateway, scope, "a", 2)
                 await support.eventually(lambda: hub.proved(scope) >= revision)
                 assert sum(follower.relists.values()) == 1
+
+
+async def test_a_watch_is_kept_although_we_stood_still_ourselves(scope: Scope) -> None:
+    options = support.options(support.newest(), progress_s=0.2)
+    with LocalEtcd(options=options) as quick:
+        async with Gateway(GatewayConfig(endpoints=(quick.url,))) as gateway:
+            await put(gateway, scope, "a", 1)
+            async with following(scope, quick.url) as (hub, follower):
+                await support.eventually(lambda: follower.progress_interval_s)
+                for pause_s in (1.0, 0.7, 1.3, 0.9):
+                    time.sleep(pause_s)  # Of this loop: as a process that gets no processor.
+                    await asyncio.sleep(HEARTBEAT_S * 3)
+                assert (sum(follower.reconnects.values()), hub.state()) == (0, "live")
+                assert (follower.progress_interval_s or 0) > 0.1

@@ -40,7 +40,8 @@ def read(text: str, keys: Collection[str]) -> tuple[dict[str, Line], list[str]]:
         where = f"{mark.line + 1}:{mark.column + 1}: " if mark else ""
         return {}, [f"{where}not valid YAML: {_one_line(str(error.problem or error.context))}"]
     except (YAMLError, ValueError, RecursionError) as error:
-        return {}, [f"not valid YAML: {_one_line(str(error))}"]
+        # After the file's name and a colon, as the others, but there is no line to tell.
+        return {}, [f" not valid YAML: {_one_line(str(error))}"]
     if root is None or (isinstance(root, ScalarNode) and root.tag == _NULL):
         return {}, []
     if not isinstance(root, MappingNode):

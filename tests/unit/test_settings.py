@@ -116,6 +116,8 @@ def test_the_environment_wins_over_the_file() -> None:
         ("- a", "f.yaml:1:1: a mapping of settings is expected"),
         ("a: [", "f.yaml:1:"),
         ("a:\n\tb: 1", "f.yaml:2:1: not valid YAML"),
+        ("a: \0", "f.yaml: not valid YAML"),
+        ("[" * 5000, "f.yaml: not valid YAML"),
         ("? [a]\n: b", "f.yaml:1:3: a word is expected"),
         ("a: \x00", "f.yaml:"),
         ("listen: nowhere", "f.yaml:1: listen: 'nowhere' is not HOST:PORT"),

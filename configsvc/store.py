@@ -395,7 +395,9 @@ class Saver:
         renew_at = self._clock() + REFRESH_EVERY_S
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._noted.wait(), max(0.0, renew_at - self._clock()))
+                # Not wait_for: before Python 3.12 it forgets a cancellation that comes with the event.
+                async with asyncio.timeout(max(0.0, renew_at - self._clock())):
+                    await self._noted.wait()
             if self._clock() >= renew_at:
                 renew_at = self._clock() + REFRESH_EVERY_S
                 self.renew()

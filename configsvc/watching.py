@@ -138,6 +138,7 @@ class Watch:
         check, self._check = self._check, None
         self._judge(check)
         self._heard = self._clock()
+        self._probe = asyncio.create_task(self._greet())
         while (now := self._clock()) < ends:
             if self._check is None and now >= recheck:
                 recheck = now + self._rng.uniform(*RECHECK_S)

@@ -35,9 +35,9 @@ def scope() -> Scope:
 
 
 @asynccontextmanager
-async def following(scope: Scope, *urls: str) -> AsyncIterator[tuple[Hub, Follower]]:
+async def following(scope: Scope, *urls: str, heartbeat_s: float = HEARTBEAT_S) -> AsyncIterator[tuple[Hub, Follower]]:
     async with Gateway(GatewayConfig(endpoints=urls, created_s=1)) as gateway:
-        hub = Hub(Replica(), heartbeat_s=HEARTBEAT_S)
+        hub = Hub(Replica(), heartbeat_s=heartbeat_s)
         follower = Follower(gateway, hub, prefix=namespace_prefix(scope.namespace), rng=random.Random(1))
         task = asyncio.create_task(follower.run())
         try:
@@ -118,3 +118,15 @@ async def test_a_watch_is_kept_although_we_stood_still_ourselves(scope: Scope) -
                     await asyncio.sleep(HEARTBEAT_S * 3)
                 assert (sum(follower.reconnects.values()), hub.state()) == (0, "live")
                 assert (follower.progress_interval_s or 0) > 0.1
+
+
+async def test_a_resumed_watch_is_live_without_waiting_for_a_notice(silent_etcd: LocalEtcd, scope: Scope) -> None:
+    async with Gateway(GatewayConfig(endpoints=(silent_etcd.url,))) as gateway, TcpProxy(silent_etcd.url) as proxy:
+        await put(gateway, scope, "a", 1)
+        async with following(scope, proxy.url, heartbeat_s=30) as (hub, follower):
+            at = hub.proved_time
+            await proxy.refuse()
+            await support.eventually(lambda: not follower.connected)
+            await proxy.listen()
+            await support.eventually(lambda: follower.connected)
+            await support.eventually(lambda: hub.proved_time != at)

@@ -458,6 +458,18 @@ async def test_run_writes_behind_and_a_flush_after_it_loses_nothing(tmp_path: Pa
     assert bytes(loaded(tmp_path)[SCOPE].entries["a"].value) == b"19"
 
 
+async def test_run_ends_when_it_is_cancelled_together_with_a_note(tmp_path: Path) -> None:
+    etcd, replica = make_etcd(), Replica()
+    saver = make_saver(tmp_path, replica, [NOW])
+    running = asyncio.create_task(saver.run())
+    await asyncio.sleep(0)
+    saver.note(etcd.relist(replica))
+    await asyncio.sleep(0)
+    running.cancel()
+    async with asyncio.timeout(10):
+        await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_a_cancelled_write_lands_before_a_later_one(tmp_path: Path) -> None:
     etcd, replica = make_etcd(), Replica()
     saver = make_saver(tmp_path, replica, [NOW])

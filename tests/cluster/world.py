@@ -33,7 +33,7 @@ from tests.cluster.history import History, Tap, check_changes, check_states, dec
 from tests.cluster.load import Load, Login
 from tests.cluster.readers import Client, Poll, Recorder, Stream
 
-HEARTBEAT_S = 1.0
+HEARTBEAT_S = 2.0
 START_S = 20.0
 
 

@@ -66,6 +66,10 @@ class Health:
         if worst != self._overall.status:
             self._overall = State(status=worst, since=now, detail="")
 
+    def finding(self, check: str) -> str:
+        """What one check says now; nothing where there is no such check."""
+        return next((detail for name, _, detail in self._findings() if name == check), "")
+
     def report(self) -> dict[str, object]:
         """The body of `/health`."""
         self.observe()

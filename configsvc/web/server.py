@@ -15,7 +15,6 @@ import structlog
 from aiohttp import web
 
 from configsvc import __version__, logs
-from configsvc.hub import Hub
 from configsvc.settings import Settings
 from configsvc.settings_values import Address
 from configsvc.web import context
@@ -177,7 +176,7 @@ def _signals() -> Iterator[Stop]:
 
 async def _until_stopped(app: web.Application, stop: Stop) -> int:
     """Wait for the first of: a signal, a start that takes too long, the end of a task that never ends."""
-    starting = asyncio.create_task(_start_overdue(app[context.HUB], app[context.SETTINGS].start_timeout_s))
+    starting = asyncio.create_task(_start_overdue(app))
     waits = {
         asyncio.create_task(stop.wanted.wait()): EXIT_OK,
         asyncio.create_task(app[FAILURE].happened.wait()): EXIT_SOFTWARE,
@@ -191,16 +190,22 @@ async def _until_stopped(app: web.Application, stop: Stop) -> int:
     return max(waits[task] for task in done)
 
 
-async def _start_overdue(hub: Hub, timeout_s: float | None) -> None:
+async def _start_overdue(app: web.Application) -> None:
     """Return when the first data did not come in time; never, where it did or there is no limit."""
+    hub, timeout_s = app[context.HUB], app[context.SETTINGS].start_timeout_s
     try:
         async with asyncio.timeout(timeout_s):
             while not hub.ready:
                 await hub.moved(LOOK_S)
-        log.info("ready", revision=hub.replica.position, scopes=len(hub.feeds))
-        await asyncio.Event().wait()
     except TimeoutError:
-        log.error(f"nothing could be read from etcd within {timeout_s:g} s; giving up")
+        why = app[context.HEALTH].finding("etcd")
+        log.error(f"nothing could be read from etcd within {timeout_s:g} s; giving up", why=why)
+        return
+    if hub.listed:
+        log.info("ready", revision=hub.replica.position, scopes=len(hub.feeds))
+    else:
+        log.info("ready with last-known-good snapshots from disk, until etcd can be read", scopes=len(hub.feeds))
+    await asyncio.Event().wait()
 
 
 async def _drained(app: web.Application, drain_s: float, stop: Stop) -> None:

@@ -51,6 +51,7 @@ def test_a_start_that_takes_too_long_is_exit_69(tmp_path):
     done = run(*CONFIGSVC, "serve", cwd=tmp_path, **NO_ETCD, CONFIGSVC_START_TIMEOUT_S="0.2")
     assert done.returncode == 69
     assert "nothing could be read from etcd within 0.2 s" in done.stderr
+    assert "cannot connect: connection refused" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -7,7 +7,6 @@ position, which is why a slow one costs no queue and bursts go out in one write.
 """
 
 import asyncio
-import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -18,12 +17,12 @@ import structlog
 
 from configsvc.complaints import Complaints
 from configsvc.core.feed import Feed, Frame, Update, status_frame
+from configsvc.core.freshness import Freshness, State
 from configsvc.core.model import Scope
 from configsvc.core.replica import Event, Listed, Record, Relist, Replica
 from configsvc.errors import EpochChanged, Unavailable
 from configsvc_client.protocol import Applying, EventId, Status, format_time
 
-State = Literal["starting", "live", "stale", "draining"]
 Source = Literal["live", "memory", "disk"]
 
 MAX_ABSENT = 1000
@@ -60,12 +59,11 @@ class Hub:
         on_publish: Callable[[Sequence[Update]], None] = lambda updates: None,
     ) -> None:
         self.replica = replica
-        self.heartbeat_s = heartbeat_s
+        self.freshness = Freshness(heartbeat_s=heartbeat_s, clock=clock, now=now)
         self.feeds: dict[Scope, Feed] = {}
         self.readers: dict[Scope, set[Reader]] = {}
         self.beat = 0
         """Counts heartbeats: a reader owes a status for each that it has not sent yet."""
-        self.draining = False
         self.listed = False
         """Whether etcd's own state has been read; until then what is shown, if anything, comes from disk."""
         self.doubt = asyncio.Event()
@@ -74,12 +72,7 @@ class Hub:
         self.on_publish = on_publish
         self._complaints = Complaints(replica)
         self._max_frames, self._max_bytes, self._max_streams = max_frames, max_bytes, max_streams
-        self._clock, self._now, self._rng = clock, now, rng or random.Random()
-        self._started = now()
-        self._drained: datetime | None = None
-        self._proved_at: float | None = None
-        self._proved_time: datetime | None = None
-        self._live_since = self._started
+        self._rng = rng or random.Random()
         self._seen: State = "starting"
         self._disk: dict[Scope, datetime] = {}
         self._held_at: dict[Scope, float] = {}
@@ -127,9 +120,7 @@ class Hub:
 
     def confirm(self) -> None:
         """Note that etcd, with a quorum, has just confirmed the state as the current one."""
-        if self.state() != "live":
-            self._live_since = self._now()
-        self._proved_at, self._proved_time = self._clock(), self._now()
+        self.freshness.prove()
         self.look()
 
     def remember(self, updates: Iterable[tuple[Update, datetime]]) -> None:
@@ -141,7 +132,7 @@ class Hub:
 
     def store_at(self, revision: int) -> None:
         """Note which revision the store has by a linearizable read: the answer to `doubt`."""
-        self._store = (revision, self._clock())
+        self._store = (revision, self.clock())
         self.doubt.clear()
         self._poke(self.readers)
 
@@ -156,7 +147,7 @@ class Hub:
             if self.replica.held(update.scope) is None:
                 self._held_at.pop(update.scope, None)
             else:
-                self._held_at.setdefault(update.scope, self._clock())
+                self._held_at.setdefault(update.scope, self.clock())
             if not update.exists:
                 self._release(update.scope)
         self._poke(update.scope for update in updates)
@@ -217,28 +208,28 @@ class Hub:
         return self.replica.proved(scope)
 
     @property
+    def heartbeat_s(self) -> float:
+        """How often readers are sent a sign of life."""
+        return self.freshness.heartbeat_s
+
+    @property
+    def draining(self) -> bool:
+        """Whether readers are being sent away."""
+        return self.freshness.draining
+
+    @property
     def proved_time(self) -> datetime | None:
         """When etcd last proved the state, None before it first did."""
-        return self._proved_time
+        return self.freshness.proved_time
 
     def state(self) -> State:
-        """How fresh this replica is as a whole."""
-        if self.draining:
-            return "draining"
-        if self._proved_at is None:
-            return "stale" if self._disk else "starting"
-        return "live" if self._clock() - self._proved_at <= 2 * self.heartbeat_s else "stale"
+        """How fresh this replica is as a whole; what comes from disk is stale."""
+        state = self.freshness.state
+        return "stale" if state == "starting" and self._disk else state
 
     def since(self) -> datetime:
         """When the present `state` began."""
-        match self.state():
-            case "draining":
-                return self._drained or self._started
-            case "live":
-                return self._live_since
-            case "stale" if self._proved_time is not None:
-                return self._proved_time
-        return self._started
+        return self.freshness.since
 
     def source(self, scope: Scope) -> Source:
         """Where an answer about `scope` comes from."""
@@ -252,18 +243,12 @@ class Hub:
         A scope that stands still while a release is being applied ages from the opening of that window.
         """
         if scope in self._disk:
-            return max(0.0, (self._now() - self._disk[scope]).total_seconds())
-        if self._proved_at is None:
-            return max(0.0, (self._now() - self._started).total_seconds())
-        proved_at = self._proved_at
-        if scope in self._held_at:
-            proved_at = min(proved_at, self._held_at[scope])
-        age = self._clock() - proved_at
-        return 0.0 if age <= 2 * self.heartbeat_s else age
+            return self.freshness.since_s(self._disk[scope])
+        return self.freshness.staleness_s(self._held_at.get(scope) if scope else None)
 
     def held_for(self) -> dict[Scope, float]:
         """For how many seconds each scope has stood still because a release is being applied to it."""
-        now = self._clock()
+        now = self.clock()
         return {scope: now - at for scope, at in self._held_at.items()}
 
     def status(self, scope: Scope) -> Status:
@@ -323,7 +308,7 @@ class Hub:
         Raises `EpochChanged` at once where `epoch` is given and is not the scope's, `Unavailable`
         (`revision_not_reached`) after `wait_s`.
         """
-        deadline = self._clock() + wait_s
+        deadline = self.clock() + wait_s
         while True:
             if self.shows(scope) and epoch not in (None, current := self.epoch(scope)):
                 raise EpochChanged(
@@ -333,7 +318,7 @@ class Hub:
                 )
             if self.shows(scope) and self.proved(scope) >= revision:
                 return
-            remaining = deadline - self._clock()
+            remaining = deadline - self.clock()
             if remaining <= 0 or self.draining:
                 raise Unavailable(
                     f"this replica has not reached revision {revision} within {wait_s:g} s; it is at "
@@ -369,20 +354,13 @@ class Hub:
 
     async def run(self) -> None:
         """Send heartbeats, and tell at once when the state turns stale, for ever."""
-        beat_at = self._clock() + self.heartbeat_s
+        beat_at = self.clock() + self.heartbeat_s
         while True:
-            stale_at = self._stale_at()
-            await asyncio.sleep(max(0.0, min(beat_at, stale_at) - self._clock()))
-            if self._clock() >= beat_at:
-                beat_at = self._clock() + self.heartbeat_s
+            await asyncio.sleep(max(0.0, min(beat_at, self.freshness.stale_at) - self.clock()))
+            if self.clock() >= beat_at:
+                beat_at = self.clock() + self.heartbeat_s
                 self.tick()
             self.look()
-
-    def _stale_at(self) -> float:
-        """When the state turns stale unless it is proved before; never, where it is not live."""
-        if self._proved_at is None or self.state() != "live":
-            return math.inf
-        return math.nextafter(self._proved_at + 2 * self.heartbeat_s, math.inf)
 
     def tick(self) -> None:
         """One heartbeat: every reader owes a status."""
@@ -403,7 +381,7 @@ class Hub:
     def drain(self) -> None:
         """Tell every reader to go to another replica; each stream ends by itself after it said so."""
         if not self.draining:
-            self.draining, self._drained = True, self._now()
+            self.freshness.drain()
             self._poke(self.readers)
             self._wake_waiters()
 
@@ -421,7 +399,7 @@ class Hub:
 
     def clock(self) -> float:
         """The monotonic clock."""
-        return self._clock()
+        return self.freshness.clock()
 
 
 class Reader:

@@ -52,7 +52,7 @@ def _set(transport: asyncio.BaseTransport, level: int, option: int, value: int |
 class Protocol(RequestHandler):
     """A connection with a deadline for each request's head."""
 
-    __slots__ = ("_deadline", "_head_timeout_s", "_metrics", "_stalled", "_stalled_s", "_unsent")
+    __slots__ = ("_deadline", "_first", "_head_timeout_s", "_metrics", "_silent_s", "_stalled", "_stalled_s", "_unsent")
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class Protocol(RequestHandler):
         head_timeout_s: float,
         stalled_s: float,
         metrics: Metrics,
+        silent_s: float = KEEPALIVE_S,
     ) -> None:
         super().__init__(
             manager,
@@ -78,18 +79,25 @@ class Protocol(RequestHandler):
         self._head_timeout_s = head_timeout_s
         self._metrics = metrics
         self._deadline: asyncio.TimerHandle | None = None
+        self._silent_s = silent_s
+        self._first: asyncio.TimerHandle | None = None
         self._stalled_s = stalled_s
         self._stalled: asyncio.TimerHandle | None = None
         self._unsent = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Bound what the kernel keeps for a slow reader."""
+        """Bound what the kernel keeps for a slow reader, and how long a first word may take."""
         super().connection_made(transport)
+        # aiohttp counts idle time between requests only.
+        self._first = self._loop.call_later(self._silent_s, transport.close)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             _set(transport, socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
 
     def data_received(self, data: bytes) -> None:
         """Start the clock with the first byte of a head and stop it with the last."""
+        if self._first is not None:
+            self._first.cancel()
+            self._first = None
         super().data_received(data)
         # While a request is being answered, what arrives is its body or belongs to a later one.
         waiting = self._waiter is not None and not self._waiter.done() and not self._messages
@@ -100,6 +108,8 @@ class Protocol(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stop the clocks."""
+        if self._first is not None:
+            self._first.cancel()
         self._stop_clock()
         self._stop_watching()
         super().connection_lost(exc)

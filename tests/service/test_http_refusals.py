@@ -1,13 +1,16 @@
 """Bad input of every kind: the answer is a 4xx problem that says what, where and what would be right. Never a 500."""
 
 import asyncio
+import functools
 import gzip
 from collections.abc import AsyncIterator
 
 import pytest
+from aiohttp import web
 
 from configsvc.hub import Hub
 from configsvc.metrics import Metrics
+from configsvc.web.protocol import Protocol
 from tests.support.service import (
     ask,
     ask_problem,
@@ -333,6 +336,32 @@ async def test_an_idle_connection_is_not_a_slow_head(url: str) -> None:
             await asyncio.sleep(0.5)
             connection.send(b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n")
             assert (await connection.response())[0] == 200
+
+
+async def test_a_connection_that_never_says_anything_is_closed(hub: Hub) -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(text="hello")
+
+    loop = asyncio.get_running_loop()
+    bounds = {"head_timeout_s": 30, "stalled_s": 30, "silent_s": 0.3}
+    manager = web.Server(answer)
+    made = functools.partial(Protocol, manager, loop=loop, metrics=Metrics(hub), **bounds)
+    server = await loop.create_server(made, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        silent, _ = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        async with asyncio.timeout(20):
+            assert await silent.read() == b""
+        # The one that did say something is an ordinary connection.
+        writer.write(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        assert b"hello" in await reader.read()
+        writer.close()
+    finally:
+        server.close()
+        await manager.shutdown()
 
 
 async def test_requests_that_come_together_are_answered_in_order(url: str) -> None:

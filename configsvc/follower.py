@@ -38,6 +38,7 @@ from configsvc.history import (
     before_window,
     check_cluster,
     check_not_rolled_back,
+    check_remembered,
     last_readable,
     newest_revision,
     record,
@@ -51,6 +52,8 @@ from configsvc.writer import Writer
 BACKOFF_S = (0.05, 5.0)
 """First and longest wait after a failure; doubled each time, drawn with full jitter, reset once a watch lived 10 s."""
 STEADY_S = 10.0
+MAX_COMPARED = 20
+"""With so many scopes at most, those proved last, a restart asks etcd what they were when their files were written."""
 ROTATE_EVERY_S = 30.0
 """Forks found within this time of the last rotation are only told apart by this replica's private salt."""
 TELL_EVERY_S = 60.0
@@ -210,6 +213,8 @@ class Follower:
             why = why or contradiction(listed, self._replica.position, self._replica.mirror)
         if why:
             raise Fork(why)
+        for scope in sorted(self._remembered, key=lambda one: self._remembered[one].proved)[-MAX_COMPARED:]:
+            await check_remembered(self._etcd, scope, self._remembered[scope])
 
     async def _read(self) -> Listed:
         result = await self._etcd.list(self.prefix)

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import structlog
 
+from configsvc.core.continuity import Remembered
 from configsvc.core.model import (
     Scope,
     Unreadable,
@@ -107,15 +108,34 @@ async def check_history(
     if identity(seen) == mirror:
         return
     for other in etcd.members:
-        if other is not member:
-            with contextlib.suppress(EtcdError):
-                second = await etcd.range(fingerprint(prefix, revision=revision, limit=limit), member=other)
-                if second.header.cluster_id != cluster_id:
-                    continue
-                if identity(second) == mirror:
-                    raise Unfit("this member's data differs from the other members'", endpoint=member.url)
-                break
+        if other is member:
+            continue
+        try:
+            second = await etcd.range(fingerprint(prefix, revision=revision, limit=limit), member=other)
+        except EtcdError:
+            continue
+        if second.header.cluster_id == cluster_id:
+            if identity(second) == mirror:
+                raise Unfit("this member's data differs from the other members'", endpoint=member.url)
+            break
     raise Fork(f"at revision {revision} the store has {identity(seen)}, not {mirror}, or other ones")
+
+
+async def check_remembered(etcd: Etcd, scope: Scope, past: Remembered) -> None:
+    """Compare a scope with what a file knows of it, at the revision that the file was proved at.
+
+    Raises `Fork` where it was another then; a revision that is compacted away says nothing.
+    """
+    try:
+        seen = await etcd.range(fingerprint(scope_prefix(scope), revision=past.proved))
+    except Compacted:
+        return
+    newest = seen.kvs[0].mod_revision if seen.kvs else 0
+    if (newest, seen.count) != (past.newest, past.count):
+        raise Fork(
+            f"at revision {past.proved} {scope} has {seen.count} keys, the newest at {newest}; "
+            f"it had {past.count}, the newest at {past.newest}"
+        )
 
 
 def identity(result: RangeResult) -> Fingerprint:

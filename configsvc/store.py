@@ -110,6 +110,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
         return Remembered(
             proved=self.proved,
             newest=self.fingerprint[0],
+            count=self.fingerprint[1],
             revisions=stored,
             head_id=self.head.id if self.head else None,
         )

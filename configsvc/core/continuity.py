@@ -15,11 +15,13 @@ from configsvc.core.replica import Listed, Record
 class Remembered(msgspec.Struct, frozen=True, kw_only=True):
     """What a file knows of one scope: up to where it was proved, each key's revision there, and the head's id.
 
-    `newest` is the newest revision among all keys of the scope at that time, readable or not, head included.
+    `newest` is the newest revision among all keys of the scope at that time, readable or not, head included, and
+    `count` their number.
     """
 
     proved: int
     newest: int
+    count: int
     revisions: Mapping[str, int]
     head_id: str | None
 

@@ -46,7 +46,7 @@ def test_a_later_state_of_the_same_history_is_never_a_contradiction(
     mirror = {entry_path(SCOPE, key): mod for key, mod in states[then].items()}
     assert contradiction(listing(now + 1, states[now]), then + 1, mirror) is None
     past = Remembered(
-        proved=then + 1, newest=max(states[then].values(), default=0), revisions=states[then], head_id=None
+        proved=then + 1, newest=max(states[then].values(), default=0), count=0, revisions=states[then], head_id=None
     )
     assert remembered_contradiction(listing(now + 1, states[now]), {SCOPE: past}) is None
 
@@ -59,7 +59,7 @@ def test_a_key_that_was_not_there_or_was_another_is_a_contradiction() -> None:
 
 
 def test_files_remember_revisions_and_the_heads_id() -> None:
-    past = {SCOPE: Remembered(proved=10, newest=8, revisions={"a": 5}, head_id="x")}
+    past = {SCOPE: Remembered(proved=10, newest=8, count=2, revisions={"a": 5}, head_id="x")}
     assert remembered_contradiction(listing(20, {"a": 5}, (8, "x")), past) is None
     assert remembered_contradiction(listing(20, {"a": 15}, (12, "y")), past) is None
     assert remembered_contradiction(listing(20, {}), past) is None

@@ -184,9 +184,10 @@ class Follower:
             await check_cluster(self._etcd, self.prefix, cluster)
         elif not fork:
             await self._expect_later(listed)
-        if fork:
+        if fork and not moved:
             listed = await self._begin_history(listed)
-        elif not self._hub.listed:
+        elif moved or not self._hub.listed:
+            # Another cluster has another id, so its epochs are others already.
             listed = await self._complete(listed)
         new_history = fork or moved
         windows, lost = self._replica.needs(listed, new_history=new_history)

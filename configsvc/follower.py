@@ -212,7 +212,7 @@ class Follower:
         why = remembered_contradiction(listed, self._remembered)
         if self._replica.mirror:
             why = why or contradiction(listed, self._replica.position, self._replica.mirror)
-        if why:
+        if why := why or self._replica.altered(listed):
             raise Fork(why)
         for scope in sorted(self._remembered, key=lambda one: self._remembered[one].proved)[-MAX_COMPARED:]:
             await check_remembered(self._etcd, scope, self._remembered[scope])

@@ -9,7 +9,7 @@ only.
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import structlog
 
@@ -92,33 +92,54 @@ async def check_not_rolled_back(etcd: Etcd, prefix: bytes, member: Member, posit
     raise Unfit("this member lags behind", endpoint=member.url)
 
 
-async def check_history(
-    etcd: Etcd, prefix: bytes, member: Member, revision: int, mirror: Fingerprint, cluster_id: str
-) -> None:
-    """Compare the prefix at `revision` with what we had there: its number of keys, and those that changed last.
+class Known(NamedTuple):
+    """What we had of a prefix at a revision: its fingerprint, and a key whose value no other history has."""
+
+    revision: int
+    mirror: Fingerprint
+    witness: tuple[bytes, bytes] | None
+    cluster_id: str
+
+
+async def check_history(etcd: Etcd, prefix: bytes, member: Member, known: Known) -> None:
+    """Compare the prefix on `member` with what we had: its number of keys, those that changed last, and the witness.
 
     Raises `Fork` where the store's history is another, `Unfit` where only this member's is, `Compacted` where the
     revision is gone, `Unavailable` where it could not be asked.
     """
-    limit = FINGERPRINT_KEYS
     try:
-        seen = await etcd.range(fingerprint(prefix, revision=revision, serializable=True, limit=limit), member=member)
+        why = await _difference(etcd, prefix, member, known, serializable=True)
     except FutureRevision:
-        await check_not_rolled_back(etcd, prefix, member, revision, cluster_id)
-    if identity(seen) == mirror:
+        await check_not_rolled_back(etcd, prefix, member, known.revision, known.cluster_id)
+    if why is None:
         return
     for other in etcd.members:
         if other is member:
             continue
         try:
-            second = await etcd.range(fingerprint(prefix, revision=revision, limit=limit), member=other)
+            same = await _difference(etcd, prefix, other, known, serializable=False) is None
         except EtcdError:
             continue
-        if second.header.cluster_id == cluster_id:
-            if identity(second) == mirror:
-                raise Unfit("this member's data differs from the other members'", endpoint=member.url)
-            break
-    raise Fork(f"at revision {revision} the store has {identity(seen)}, not {mirror}, or other ones")
+        if same:
+            raise Unfit("this member's data differs from the other members'", endpoint=member.url)
+        break
+    raise Fork(why)
+
+
+async def _difference(etcd: Etcd, prefix: bytes, member: Member, known: Known, *, serializable: bool) -> str | None:
+    """Say how a member's past is another than ours; None where it is the same. Raises `Unavailable` elsewhere."""
+    ask = fingerprint(prefix, revision=known.revision, serializable=serializable, limit=FINGERPRINT_KEYS)
+    seen = await etcd.range(ask, member=member)
+    if not serializable and seen.header.cluster_id != known.cluster_id:
+        raise Unavailable("belongs to another cluster", endpoint=member.url)
+    if identity(seen) != known.mirror:
+        return f"at revision {known.revision} the store has {identity(seen)}, not {known.mirror}, or other ones"
+    if known.witness is not None:
+        key, value = known.witness
+        found = await etcd.range(Range(key=key, revision=known.revision, serializable=serializable), member=member)
+        if [kv.value for kv in found.kvs] != [value]:
+            return f"at revision {known.revision} the store has another epoch key"
+    return None
 
 
 async def check_remembered(etcd: Etcd, scope: Scope, past: Remembered) -> None:

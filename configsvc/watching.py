@@ -27,7 +27,7 @@ from configsvc.etcd.ops import (
     WatchEvent,
     fingerprint,
 )
-from configsvc.history import Unfit, check_history, check_not_rolled_back, identity, record
+from configsvc.history import Known, Unfit, check_history, check_not_rolled_back, identity, record
 from configsvc.hub import Hub
 
 MAX_WATCH_S = (300.0, 600.0)
@@ -216,8 +216,9 @@ class Watch:
                 return
 
     async def _check_history(self, revision: int, mirror: Fingerprint) -> None:
-        cluster = self._hub.replica.cluster_id
-        await check_history(self._etcd, self._prefix, self._member, revision, mirror, cluster)
+        replica = self._hub.replica
+        known = Known(revision, mirror, replica.witness(), replica.cluster_id)
+        await check_history(self._etcd, self._prefix, self._member, known)
 
     # ---- silence ------------------------------------------------------------------------------------------------
 

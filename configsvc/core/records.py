@@ -67,16 +67,13 @@ class ListedScope:
     problems: dict[str, Problem] = field(default_factory=dict)
 
     def read(self, memory: Mapping[str, Entry]) -> None:
-        """Decode the records, once; an entry that is in `memory` at the same revision is taken from there."""
+        """Decode the records, once; an entry that `memory` has too is taken from there, to be in memory once."""
         if self.entries or self.problems:
             return
         for key, record in self.records.items():
-            remembered = memory.get(key)
-            if remembered and remembered.source == "stored" and remembered.revision == record.mod_revision:
-                self.entries[key] = remembered
-                continue
             try:
-                self.entries[key] = read_entry(record)
+                entry, remembered = read_entry(record), memory.get(key)
+                self.entries[key] = remembered if remembered == entry else entry
             except Unreadable as error:
                 self.problems[key] = Problem(reason=str(error), revision=record.mod_revision)
 

@@ -23,6 +23,7 @@ from configsvc.core.model import (
     Unreadable,
     entry_path,
     epoch_of,
+    epoch_path,
     head_path,
     locate,
     scope_prefix,
@@ -143,6 +144,23 @@ class Replica:
         """The fingerprint of the mirror, by which its history is told from others."""
         pairs = nlargest(FINGERPRINT_KEYS, self.mirror.items(), key=itemgetter(1))
         return fingerprint_of(pairs, len(self.mirror))
+
+    def witness(self) -> tuple[bytes, bytes] | None:
+        """A key whose value is random, and so in no other history: an epoch key. None where there is none."""
+        return next(((epoch_path(name), value) for name, value in self._epochs.items()), None)
+
+    def altered(self, listed: Listed) -> str | None:
+        """Say which entry has another value than ours at the same revision, as only another history can; else None."""
+        for scope, seen in listed.scopes.items():
+            state = self.scopes.get(scope)
+            if state is None or state.rebuilt:
+                continue
+            seen.read(state.shown)
+            for key, entry in seen.entries.items():
+                had = state.shown.get(key)
+                if had is not None and had.source == "stored" and had.revision == entry.revision and had != entry:
+                    return f"{key} of {scope} has another value at revision {entry.revision} than it had"
+        return None
 
     def fingerprint(self, scope: Scope) -> tuple[int, int]:
         """The fingerprint of a settled scope's prefix at `position`, everything below it included."""

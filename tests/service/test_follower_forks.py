@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from configsvc.core.model import Scope, entry_path, namespace_prefix
+from configsvc.core.model import Scope, entry_path, epoch_path, namespace_prefix
 from configsvc.core.replica import Replica
 from configsvc.etcd.gateway import Gateway, GatewayConfig
 from configsvc.etcd.local import LocalEtcd
@@ -132,6 +132,40 @@ async def test_a_listing_shows_the_fork_where_the_position_is_compacted(own_etcd
         assert one.epoch != epoch
         assert one.follower.forks == 1
         assert one.follower.relists["compacted"] + one.follower.relists["fork"] >= 1
+
+
+async def rebuild(url: str, value: object, *, epoch: bytes | None = None) -> int:
+    """What a script that fills a store does: the same keys in the same order each time."""
+    async with Gateway(GatewayConfig(endpoints=(url,))) as gateway:
+        if epoch is not None:
+            await support.put(gateway, epoch_path(SCOPE.namespace), epoch)
+        for key, stored in (("b", "same"), ("a", value), ("c", "same")):
+            revision = await support.put(gateway, entry_path(SCOPE, key), json.dumps({"value": stored}).encode())
+        return revision
+
+
+async def test_a_restart_notices_a_rebuilt_store_by_its_values(own_etcd: LocalEtcd, tmp_path: Path) -> None:
+    await rebuild(own_etcd.url, "before")
+    async with service(own_etcd.url, tmp_path) as first:
+        epoch = first.epoch
+    own_etcd.wipe()
+    await rebuild(own_etcd.url, "after")
+    async with service(own_etcd.url, tmp_path) as second:
+        assert (second.value(), second.follower.forks) == ("after", 1)
+        assert second.epoch != epoch
+
+
+async def test_a_rebuilt_store_is_told_by_its_epoch_key(own_etcd: LocalEtcd) -> None:
+    await rebuild(own_etcd.url, "before", epoch=b"first")
+    async with TcpProxy(own_etcd.url) as proxy, service(proxy.url) as one:
+        epoch = one.epoch
+        await proxy.refuse()
+        own_etcd.wipe()
+        await rebuild(own_etcd.url, "after", epoch=b"second")
+        await put(own_etcd.url, 1, "later")
+        await proxy.listen()
+        await support.eventually(lambda: one.value() == "after" and one.value("later") == 1)
+        assert (one.epoch != epoch, one.follower.forks) == (True, 1)
 
 
 async def test_another_cluster_in_the_same_place_is_another_history(own_etcd: LocalEtcd) -> None:

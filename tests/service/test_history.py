@@ -10,6 +10,7 @@ from configsvc.etcd.ops import Compacted, Range, fingerprint
 from configsvc.history import (
     FINGERPRINT_KEYS,
     Fork,
+    Known,
     Unfit,
     check_cluster,
     check_history,
@@ -32,16 +33,19 @@ async def test_a_member_whose_data_is_another_is_left_and_history_goes_on(any_et
         async with Gateway(GatewayConfig(endpoints=(any_etcd.url,))) as direct:
             revision = await support.put(direct, prefix + b"a", b"1")
             seen = await direct.range(fingerprint(prefix, revision=revision, limit=FINGERPRINT_KEYS))
-        mirror, cluster = identity(seen), seen.header.cluster_id
-        await check_history(gateway, prefix, right, revision, mirror, cluster)
+        cluster = seen.header.cluster_id
+        known = Known(revision, identity(seen), (prefix + b"a", b"1"), cluster)
+        await check_history(gateway, prefix, right, known)
         with pytest.raises(Unfit, match="differs"):
-            await check_history(gateway, prefix, wrong, revision, mirror, cluster)
+            await check_history(gateway, prefix, wrong, known)
         odd.play(RANGE, answer(FUTURE, 400))
         with pytest.raises(Unfit, match="lags"):
-            await check_history(gateway, prefix, wrong, revision, mirror, cluster)
+            await check_history(gateway, prefix, wrong, known)
         other = identity(await gateway.range(fingerprint(prefix + b"none"), member=right))
         with pytest.raises(Fork):
-            await check_history(gateway, prefix, right, revision, other, cluster)
+            await check_history(gateway, prefix, right, known._replace(mirror=other))
+        with pytest.raises(Fork, match="epoch key"):
+            await check_history(gateway, prefix, right, known._replace(witness=(prefix + b"a", b"2")))
         with pytest.raises(Fork):
             await check_not_rolled_back(gateway, prefix, right, revision + 10**6, cluster)
 
@@ -66,7 +70,6 @@ async def test_what_is_compacted_is_not_judged(prefix: bytes) -> None:
             await support.compact(etcd, last)
             await asyncio.sleep(0)
             result = await gateway.range(fingerprint(prefix))
+            known = Known(first, identity(result), None, result.header.cluster_id)
             with pytest.raises(Compacted):
-                await check_history(
-                    gateway, prefix, gateway.members[0], first, identity(result), result.header.cluster_id
-                )
+                await check_history(gateway, prefix, gateway.members[0], known)

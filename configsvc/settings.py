@@ -1,12 +1,11 @@
 """The settings of the service: which there are, where each comes from, and how they go together.
 
-The only reader of environment and file. `parse` is a pure function of both; `load` adds reading the file. Every
-problem is reported at once, as one line that names the variable (or the file's line) and what would be right. The
-table `TABLE` is the reference: the page `docs/reference/settings.md` is made from it. Holds no secret: passwords and
-keys are named by path and read by those who use them.
+The only reader of settings: the command line hands in its environment. `parse` is a pure function of environment and
+file; `load` adds reading the file. Every problem is reported at once, as one line that names the variable (or the
+file's line) and what would be right. The table `TABLE` is the reference: the page `docs/reference/settings.md` is made
+from it. Holds no secret: passwords and keys are named by path and read by those who use them.
 """
 
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -380,8 +379,3 @@ _NEAR_MISSES = frozenset(
 
 def _env(name: str) -> str:
     return next(setting.env for setting in TABLE if setting.name == name)
-
-
-def from_process(path: Path | None = None) -> Settings:
-    """The settings of this process's environment."""
-    return load(os.environ, path)

@@ -24,8 +24,8 @@ COMPOSITION = (
     "configsvc.web.build",
     "configsvc.web.server",
 )
-ENVIRON_READERS = ("configsvc.settings", "configsvc.cli")
-"""Of the service: one reads it, the command line hands it over. The client reads its own variables in its own place."""
+ENVIRON_READERS = ("configsvc.cli",)
+"""Of the service: the command line hands it to the settings. The client reads its own variables in its own place."""
 
 
 def module_name(path: Path) -> str:

@@ -270,8 +270,6 @@ def test_files_are_read_by_name_or_where_they_lie(tmp_path: Path, monkeypatch: p
     environ = {**SIDECAR, "CONFIGSVC_CONFIG_FILE": "variable.yaml"}
     assert load(environ).heartbeat_s == 2.0
     assert load(environ, tmp_path / "option.yaml").heartbeat_s == 3.0
-    monkeypatch.setattr("os.environ", environ)
-    assert settings_module.from_process().heartbeat_s == 2.0
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,10 @@
-"""`ConfigClient`: the client for ordinary, threaded code. Owns the thread with the link's loop, and that of callbacks.
+"""`ConfigClient`: the client for ordinary, threaded code. Its threads are `worker.py`'s.
 
-Reads never touch either: they look at the shared snapshot. Both threads are daemons and are told to end before the
-interpreter does, so that a program which forgets `close` ends quietly and at once.
+Reads never touch them: they look at the shared snapshot.
 """
 
 import asyncio
-import atexit
-import contextlib
-import logging
 import os
-import queue
-import threading
 import time
 import warnings
 import weakref
@@ -19,118 +13,10 @@ from os import PathLike
 from types import TracebackType
 from typing import Any
 
-from configsvc_client.callbacks import Callback, log_failure
-from configsvc_client.link import Link
-from configsvc_client.options import Options, Tuning, resolve
-from configsvc_client.snapshot import Snapshot
-from configsvc_client.state import ClientState
+from configsvc_client.callbacks import Callback
+from configsvc_client.options import Tuning, resolve
 from configsvc_client.view import MISSING, ClientStatus
-
-logger = logging.getLogger("configsvc_client")
-
-_STOP_TIMEOUT_S = 2.0
-
-
-class _Worker:
-    """The threads of one client. Knows the state but not the client, so that a forgotten client can be collected."""
-
-    def __init__(self, options: Options) -> None:
-        self.first = threading.Event()
-        # `stop` may run in a finalizer, at any allocation of any thread: what it uses has to be re-entrant.
-        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self.state = ClientState(options, lambda: self._wake.put(None))
-        self._lock = threading.RLock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
-        self._link_thread = threading.Thread(target=self._run_link, name="configsvc-link", daemon=True)
-        self._callback_thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Start the link; returns at once."""
-        self._link_thread.start()
-        _workers.add(self)
-
-    def stop(self) -> None:
-        """Tell both threads to end; idempotent, from any thread, and safe in a finalizer."""
-        with self._lock:
-            self.state.close()
-            loop, stop = self._loop, self._stop
-        self._wake.put(None)
-        if loop is not None and stop is not None:
-            # Closed already when the link had ended by itself.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(stop.set)
-
-    def join(self) -> None:
-        """Wait for the link's thread, briefly."""
-        if self._link_thread is not threading.current_thread():
-            self._link_thread.join(_STOP_TIMEOUT_S)
-
-    # ---- the link's thread --------------------------------------------------------------------------------------
-
-    def _run_link(self) -> None:
-        try:
-            asyncio.run(self._link())
-        except Exception as error:
-            logger.exception("a defect ended the link")
-            self.state.fail(error)
-        finally:
-            self.first.set()
-
-    async def _link(self) -> None:
-        stop = asyncio.Event()
-        with self._lock:
-            if self.state.is_closed:
-                return
-            self._loop, self._stop = asyncio.get_running_loop(), stop
-        link = asyncio.create_task(Link(self.state.options, self.state.session).run(self._take), name="configsvc-link")
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({link, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        link.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await link
-
-    def _take(self, snapshot: Snapshot) -> None:
-        self.state.take(snapshot)
-        self.first.set()
-
-    # ---- the callbacks' thread ----------------------------------------------------------------------------------
-
-    def need_callbacks(self) -> None:
-        """Start the thread that calls callbacks, where it does not run yet."""
-        with self._lock:
-            if self._callback_thread is None and not self.state.is_closed:
-                self._callback_thread = threading.Thread(
-                    target=self._call_back, name="configsvc-callbacks", daemon=True
-                )
-                self._callback_thread.start()
-
-    def _call_back(self) -> None:
-        while True:
-            self._wake.get()
-            for callback, change in self.state.callbacks.take():
-                if self.state.is_closed:
-                    return
-                try:
-                    callback(change)
-                except Exception:
-                    log_failure(callback, change)
-            if self.state.is_closed:
-                return
-
-
-_workers: "weakref.WeakSet[_Worker]" = weakref.WeakSet()
-
-
-@atexit.register
-def _stop_all() -> None:
-    """At the interpreter's exit threads can still be joined here; later they would be cut off in the middle."""
-    workers = list(_workers)
-    for worker in workers:
-        worker.stop()
-    for worker in workers:
-        worker.join()
+from configsvc_client.worker import Worker
 
 
 class ConfigClient:
@@ -166,7 +52,7 @@ class ConfigClient:
             heartbeat_s=heartbeat_s,
             tuning=tuning,
         )
-        self._worker = _Worker(options)
+        self._worker = Worker(options)
         self._state = self._worker.state
         self._wait_until: float | None = None
         self._warned = False

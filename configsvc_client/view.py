@@ -34,13 +34,15 @@ Source = Literal["live", "memory", "disk", "none"]
 class ConfigChange(msgspec.Struct, frozen=True, kw_only=True):
     """A key whose value is another one than before, came (`old` is `MISSING`) or went (`new` is `MISSING`).
 
-    `revision` is that of the state in which it is so.
+    `revision` is that of the state in which it is so. `metadata` is what was stored beside the new value (who wrote it,
+    when), None where there is none.
     """
 
     key: str
     old: Any
     new: Any
     revision: int
+    metadata: Any = None
 
 
 class ClientStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +101,7 @@ def changes(old: Snapshot | None, new: Snapshot) -> list[ConfigChange]:
             old=MISSING if change.old is None else copy_value(change.old.value),
             new=MISSING if change.new is None else copy_value(change.new.value),
             revision=new.revision,
+            metadata=None if change.new is None else copy_value(change.new.metadata),
         )
         for change in before.diff(new)
         if change.old is None or change.new is None or not same_value(change.old.value, change.new.value)

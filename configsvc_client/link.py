@@ -54,11 +54,13 @@ class Link:
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        on_progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._options = options
         self._session = session
         self._clock = clock
         self._sleep = sleep
+        self._on_progress = on_progress
         self._is_down = False
         self._was_live = False
         self._said_empty = False
@@ -66,6 +68,7 @@ class Link:
     async def run(self, take: Callable[[Snapshot], None]) -> None:
         """Follow the scope for ever; `take` is called with each new snapshot, in order, and must not block.
 
+        `on_progress` is called after everything that may have moved the session: an event, a heartbeat, a loss.
         No failure of network or service ends this; an exception out of here is a defect.
         """
         try:
@@ -77,6 +80,7 @@ class Link:
                     except LinkError as error:
                         delay = self._session.lost(error, self._clock())
                         self._log_loss(attempt.endpoint, error, delay)
+                        self._on_progress()
                         await self._sleep(delay)
         finally:
             self._session.stopped()
@@ -120,8 +124,9 @@ class Link:
         auth = await self._authorization(http, endpoint)
         if session.namespace is None or session.environment is None:
             said = await self._ask_self(http, endpoint, auth)
-            session.namespace = session.namespace or said.namespace
-            session.environment = session.environment or said.environment
+            session.learn_scope(said.namespace, said.environment)
+            # A state of another scope was forgotten: there is nothing to resume from.
+            attempt = session.attempt()
         namespace, environment = session.namespace, session.environment
         if namespace is None or environment is None:
             missing = "namespace (SERVICE_NAME)" if namespace is None else "environment (CONFIG_ENVIRONMENT)"
@@ -203,6 +208,7 @@ class Link:
                 session.active(now)
             pending = decoder.pending_bytes
             self._log_return()
+            self._on_progress()
 
     def _look_at(self, snapshot: Snapshot) -> None:
         """Say once that there is nothing: a misspelt name looks like an application that was never configured."""

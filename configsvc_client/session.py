@@ -12,6 +12,8 @@ The rules:
 - A snapshot below the position, or of an epoch that this client left, is refused, and the next address is tried. When
   nobody has offered better for `believe_after_s` the store was probably restored, and it is believed, with a notice.
 - An event that makes no sense ends the connection, and the next one asks for a snapshot instead of resuming.
+- A state kept from an earlier run is like one that was received, except that it is not *proved*: it is resumed from and
+  never stepped back from, and the client is `connecting` until a service has shown that nothing newer is known.
 """
 
 import math
@@ -81,6 +83,14 @@ class Outcome(NamedTuple):
 _NOTHING = Outcome()
 
 
+class Proof(NamedTuple):
+    """A state, the position up to which it is proved, and how long ago it was."""
+
+    snapshot: Snapshot
+    position: EventId
+    age_s: float
+
+
 class View(NamedTuple):
     """How fresh the state is; `since` is monotonic."""
 
@@ -97,6 +107,8 @@ class Session:
         self.environment = options.environment
         self.snapshot: Snapshot | None = None
         self.position: EventId | None = None
+        self.is_proved = False
+        """Whether a service has shown, since the start, that the state is the newest. Set after `snapshot`."""
         self.last_error: str | None = None
         self.service_state: str | None = None
         self.heartbeat_s = options.heartbeat_s
@@ -133,6 +145,33 @@ class Session:
     def endpoint(self) -> Endpoint:
         """The address that is being used or tried."""
         return self._endpoints[self._index]
+
+    # ---- a state from an earlier run ----------------------------------------------------------------------------
+
+    def adopt(self, kept: Proof, now: float) -> None:
+        """Begin with a state that an earlier run was shown. Does nothing once a service has sent one."""
+        if self.position is None:
+            self.snapshot, self.position = kept.snapshot, kept.position
+            self._proved_at = now - kept.age_s
+
+    def learn_scope(self, namespace: str | None, environment: str | None) -> None:
+        """Take what the service says of itself where nobody said it; a state of another scope is forgotten then."""
+        self.namespace = self.namespace or namespace
+        self.environment = self.environment or environment
+        held, said = self.snapshot, (self.namespace, self.environment)
+        if held is not None and None not in said and said != (held.namespace, held.environment):
+            self.snapshot = self.position = self._proved_at = None
+
+    def proof(self, now: float) -> Proof | None:
+        """What is worth keeping for another run; None before a service has proved it."""
+        if not self.is_proved or self.snapshot is None or self.position is None or self._proved_at is None:
+            return None
+        return Proof(self.snapshot, self.position, max(0.0, now - self._proved_at))
+
+    @property
+    def all_failed(self) -> bool:
+        """Whether every address was tried in vain since things were well."""
+        return self._failures >= len(self._endpoints)
 
     # ---- connections --------------------------------------------------------------------------------------------
 
@@ -219,6 +258,7 @@ class Session:
     def receive(self, event: Event, now: float) -> Outcome:
         """Apply an event; raises `LinkError` where the connection is to be left. Unknown events do nothing."""
         self._active_at = now
+        was_proved = self.is_proved
         try:
             outcome = self._receive(event, now)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -226,6 +266,9 @@ class Session:
         # Not reached while draining: that `retry` is for one time.
         if event.retry is not None:
             self._retry_s = event.retry / 1000
+        if self.is_proved and not was_proved:
+            # Also where nothing changed since the earlier run.
+            return outcome._replace(snapshot=self.snapshot)
         return outcome
 
     def _receive(self, event: Event, now: float) -> Outcome:
@@ -342,12 +385,13 @@ class Session:
         self.service_state = "live"
         self._link_live = self._proved_here = True
         self._proved_at = now
+        self.is_proved = True
 
     def view(self, now: float) -> View:
         """How fresh the state is at this moment; the step to stale needs no event to happen."""
         proved_at, said_stale_at = self._proved_at, self._said_stale_at
-        if proved_at is None:
-            return View("connecting", self._since, None)
+        if proved_at is None or not self.is_proved:
+            return View("connecting", self._since, None if proved_at is None else max(0.0, now - proved_at))
         if self._link_live:
             return View("live", self._since, 0.0)
         age_s = max(0.0, now - proved_at)

@@ -76,6 +76,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Literal["debug", "info", "warning", "error"]
     warnings: tuple[str, ...] = ()
     """Lines to log at start: nothing is wrong, but somebody should know."""
+    origins: dict[str, str] = {}
+    """Of each setting that was set, by field: its variable, or the file with line and word."""
 
 
 class SettingsError(Exception):
@@ -338,7 +340,7 @@ def _settings(reading: _Reading) -> Settings:
         values["etcd_endpoints"] = tuple(url.replace("http://", "https://") for url in values["etcd_endpoints"])
     urls = (with_scheme(endpoint, tls=tls) for endpoint in values["etcd_endpoints"])
     values["etcd_endpoints"] = tuple(dict.fromkeys(urls))
-    return Settings(**values, warnings=tuple(_warnings(reading)))
+    return Settings(**values, warnings=tuple(_warnings(reading)), origins=dict(reading.origin))
 
 
 def _warnings(reading: _Reading) -> Iterator[str]:

@@ -25,10 +25,11 @@ class Wrong(ValueError):
 
 
 class Kind(NamedTuple):
-    """How a value is read, and how the reference describes it."""
+    """How a value is read, and how the reference describes it. `unit` is what a number counts, empty without one."""
 
     what: str
     parse: Callable[[str], Any]
+    unit: str = ""
 
 
 class Address(NamedTuple):
@@ -141,7 +142,7 @@ def seconds(least: float, most: float) -> Kind:
             raise Wrong(f"{shown(text)} is not a number of seconds from {least:g} to {most:g}, such as 5 or 0.5")
         return float(text)
 
-    return Kind(f"seconds, {least:g} to {most:g}", parse)
+    return Kind(f"seconds, {least:g} to {most:g}", parse, "s")
 
 
 def integer(least: int, most: int, unit: str) -> Kind:
@@ -152,4 +153,4 @@ def integer(least: int, most: int, unit: str) -> Kind:
             raise Wrong(f"{shown(text)} is not a whole number from {least} to {most}")
         return int(text)
 
-    return Kind(f"{unit}, {least} to {most}", parse)
+    return Kind(f"{unit}, {least} to {most}", parse, unit)

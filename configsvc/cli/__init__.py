@@ -10,7 +10,10 @@ import typer
 
 from configsvc import __version__
 from configsvc.cli.dev import dev
+from configsvc.cli.get import get
 from configsvc.cli.serve import serve
+from configsvc.cli.settings import settings
+from configsvc.cli.watch import watch
 
 app = typer.Typer(
     help="Configuration service on etcd: live configuration for applications.",
@@ -21,6 +24,9 @@ app = typer.Typer(
 )
 app.command()(serve)
 app.command()(dev)
+app.command()(settings)
+app.command()(get)
+app.command()(watch)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,17 +1,28 @@
-"""Exit codes of the commands (those of BSD's sysexits.h), and how a command says why it ends."""
+"""Exit codes of the commands (from 64 on those of BSD's sysexits.h), and how a command says why it ends."""
 
 from typing import NoReturn
 
 import typer
 
+FAILED = 1
+"""What was asked for is not there, or a check failed."""
+USAGE = 2
+"""A wrong command line, or an argument that cannot be right."""
 UNAVAILABLE = 69
-"""Something that the command needs is not to be had: a port, etcd in time."""
+"""Something that the command needs is not to be had: a port, etcd in time, the service."""
+REFUSED = 77
+"""The service says that the caller may not do this."""
 CONFIG = 78
 """Wrong settings, or a part that is not installed."""
+
+
+def warn(line: str) -> None:
+    """A line on stderr; the command goes on."""
+    typer.echo(f"configsvc: {line}", err=True)
 
 
 def fail(code: int, *lines: str) -> NoReturn:
     """End the command with `code`, after a line on stderr for each problem."""
     for line in lines:
-        typer.echo(f"configsvc: {line}", err=True)
+        warn(line)
     raise typer.Exit(code)

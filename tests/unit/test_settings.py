@@ -290,7 +290,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pytest
 
 def test_the_table_is_complete() -> None:
     fields = set(Settings.__struct_fields__)
-    assert fields - {setting.name for setting in TABLE} == {"default_environment", "warnings"}
+    assert fields - {setting.name for setting in TABLE} == {"default_environment", "origins", "warnings"}
     assert len({setting.env for setting in TABLE}) == len({setting.key for setting in TABLE}) == len(TABLE)
     assert all(setting.doc.endswith(".") for setting in TABLE)
 

@@ -1,0 +1,173 @@
+"""What `configsvc watch` does: follows a scope by the client and prints what it hears. Imported only when it runs."""
+
+import asyncio
+import os
+import select
+import signal
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import typer
+
+from configsvc.cli import exits, output
+from configsvc.cli.remote import RemoteError, Scope, open_remote
+from configsvc_client import MISSING, AsyncConfigClient, ClientStatus, ConfigChange
+from configsvc_client.errors import printable
+from configsvc_client.options import Options
+from configsvc_client.protocol import format_time
+
+LOOK_S = 0.25
+"""How often is looked whether the state has become stale, which no event tells, and whether anybody reads on."""
+AUTHORS = ("created_by", "updated_by", "author", "actor", "by")
+"""Words of an entry's metadata that say who wrote it; the first that is there is shown."""
+
+
+async def follow(options: Options, keys: list[str], timeout_s: float, *, as_json: bool) -> None:
+    """Print each change of these keys (of all, if none) until a signal or until nobody reads.
+
+    The scope is read once first, so that what a person has to put right is said at once, and with an exit code.
+    """
+    scope = await _first_look(options, keys, timeout_s)
+    # The client's own logger would say the same again, in its own form.
+    import logging
+
+    logging.getLogger("configsvc_client").addHandler(logging.NullHandler())
+    changes: asyncio.Queue[ConfigChange] = asyncio.Queue()
+    client = AsyncConfigClient(
+        [endpoint.url for endpoint in options.endpoints] if options.endpoints[0].configured else None,
+        namespace=scope.namespace,
+        environment=scope.environment,
+        token_file=options.token_file,
+    )
+    client.on_change(changes.put_nowait)
+    async with client:
+        printing = asyncio.create_task(_print_all(changes, frozenset(keys), as_json=as_json))
+        telling = asyncio.create_task(_tell_all(client, scope))
+        ended = asyncio.create_task(_until_nobody_reads())
+        await _until_signal_or(printing, telling, ended)
+
+
+async def _first_look(options: Options, keys: list[str], timeout_s: float) -> Scope:
+    async with open_remote(options, timeout_s) as remote:
+        scope = await remote.scope()
+        for key in keys:
+            try:
+                await remote.get(scope.path(key))
+            except RemoteError as error:
+                if error.code != exits.FAILED:
+                    raise
+                for line in error.lines:
+                    exits.warn(f"{line} (waiting for it)")
+        if not keys:
+            try:
+                await remote.get(scope.path())
+            except RemoteError as error:
+                if error.code != exits.FAILED:
+                    raise
+                for line in error.lines:
+                    exits.warn(f"{line} (waiting for it)")
+        return scope
+
+
+async def _until_signal_or(*tasks: "asyncio.Task[None]") -> None:
+    """Until SIGINT or SIGTERM, or until one of the tasks ends; raises what it raised."""
+    loop, signalled = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Where a loop takes no handlers, Python's own for SIGINT still ends the command.
+        with suppress(NotImplementedError):
+            loop.add_signal_handler(number, signalled.set)
+    stop = asyncio.create_task(signalled.wait())
+    try:
+        done, _ = await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for other in (stop, *tasks):
+            other.cancel()
+        await asyncio.gather(stop, *tasks, return_exceptions=True)
+
+
+async def _print_all(changes: "asyncio.Queue[ConfigChange]", keys: frozenset[str], *, as_json: bool) -> None:
+    try:
+        while True:
+            change = await changes.get()
+            if keys and change.key not in keys:
+                continue
+            now = datetime.now(UTC)
+            output.line(as_object(change, now) if as_json else as_line(change, now))
+    except BrokenPipeError:
+        _forget_stdout()
+
+
+def as_object(change: ConfigChange, at: datetime) -> str:
+    """A change as one JSON object; `old` or `new` is left out where there is no value."""
+    shown: dict[str, Any] = {"time": format_time(at), "key": change.key}
+    sides = {"old": change.old, "new": change.new}
+    shown |= {name: value for name, value in sides.items() if value is not MISSING}
+    return output.json_text(shown | {"revision": change.revision, "metadata": change.metadata})
+
+
+def as_line(change: ConfigChange, at: datetime) -> str:
+    """A change for people: time, key, old and new value, revision, and who, where metadata tells."""
+    old, new = (_side(value) for value in (change.old, change.new))
+    key = output.printable(change.key)
+    who = author(change.metadata)
+    by = f"  by {output.printable(who)}" if who else ""
+    return f"{format_time(at)}  {key}  {old} -> {new}  (revision {change.revision}){by}"
+
+
+def _side(value: Any) -> str:
+    return "(none)" if value is MISSING else output.json_text(value)
+
+
+def author(metadata: Any) -> str | None:
+    """Who wrote an entry, if its metadata says so in one of the usual words."""
+    if not isinstance(metadata, dict):
+        return None
+    return next((metadata[word] for word in AUTHORS if isinstance(metadata.get(word), str)), None)
+
+
+async def _tell_all(client: AsyncConfigClient, scope: Scope) -> None:
+    """Say on stderr when the state becomes live, stale, and live again."""
+    told = "connecting"
+    while True:
+        status = client.status
+        if status.state != told:
+            exits.warn(_told(status, scope, first=told == "connecting"))
+            told = status.state
+        await asyncio.sleep(LOOK_S)
+
+
+def _told(status: ClientStatus, scope: Scope, *, first: bool) -> str:
+    if status.state == "live":
+        begun = f"watching {scope} at {status.url}" if first else f"live again, at {status.url}"
+        return f"{begun}, revision {status.revision}"
+    reason = f": {printable(status.last_error)}" if status.last_error else ""
+    return f"stale since {format_time(status.since)}, changes may be missing until it is live again{reason}"
+
+
+async def _until_nobody_reads() -> None:
+    """Return when the reader of a pipe has gone: `watch | head -1` ends without waiting for the next change."""
+    if not hasattr(select, "poll"):
+        await asyncio.Event().wait()
+    try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):
+        await asyncio.Event().wait()
+        return
+    poll = select.poll()
+    poll.register(number, 0)
+    while not any(event & (select.POLLERR | select.POLLNVAL) for _, event in poll.poll(0)):  # noqa: ASYNC110
+        await asyncio.sleep(LOOK_S)
+    _forget_stdout()
+
+
+def _forget_stdout() -> None:
+    """Keep the interpreter from writing what is buffered into a pipe that nobody reads."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    with suppress(OSError, ValueError):
+        os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    raise typer.Exit(0)

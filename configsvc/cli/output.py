@@ -1,0 +1,56 @@
+"""What commands print: a table for people on a terminal, plain lines for whatever reads a pipe.
+
+Nothing is wrapped or shortened in a pipe, and no text that came over the network can steer a terminal.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import typer
+
+_CONTROL = re.compile(r"[\x7f-\x9f\u2028\u2029]")
+
+
+def is_terminal() -> bool:
+    """Whether a person reads along."""
+    return sys.stdout.isatty()
+
+
+def json_text(value: Any, *, indent: int = 0) -> str:
+    """JSON on one line, or indented; control characters that JSON would leave as they are get escaped too."""
+    encoded = msgspec.json.encode(value)
+    text = (msgspec.json.format(encoded, indent=indent) if indent else encoded).decode("utf-8")
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def printable(text: str) -> str:
+    """Text for one cell or line: what is not printable is escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def line(text: str) -> None:
+    """One line to stdout as UTF-8, whatever the locale."""
+    typer.echo(text.encode("utf-8", "surrogateescape"))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table with a head on a terminal; else one line per row, cells separated by tabs, without the head."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    if not is_terminal():
+        for row in cells:
+            line("\t".join(row))
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(*head, box=SIMPLE_HEAD, pad_edge=False)
+    for column in shown.columns:
+        column.overflow = "fold"
+    for row in cells:
+        shown.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False).print(shown)

@@ -1,0 +1,116 @@
+"""`configsvc settings`: what `serve` would run with, and where each value comes from."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from configsvc.cli import exits
+from configsvc.cli.serve import ConfigFile, load_settings
+
+if TYPE_CHECKING:
+    from configsvc.settings import Setting, Settings
+
+
+def settings(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Only this one, by variable or word of the file, explained.")
+    ] = None,
+    config: ConfigFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All of them, or the one, as JSON.")] = False,
+) -> None:
+    """Show the settings that serve would run with: value, unit, and where each comes from.
+
+    Secrets are never read. Exit codes: 0, 2 no such setting, 78 wrong settings (all of them listed).
+    """
+    loaded = load_settings(config)
+    from configsvc.cli import output
+
+    for warning in loaded.warnings:
+        exits.warn(f"warning: {warning}")
+    rows = [_row(setting, loaded) for setting in _chosen(name)]
+    if as_json:
+        output.line(output.json_text(rows[0] if name else rows, indent=2))
+    elif name:
+        _explain(rows[0])
+    else:
+        output.table(
+            ("setting", "value", "unit", "from"),
+            [(row["variable"], _text(row["value"]), row["unit"], _origin(row)) for row in rows],
+        )
+
+
+def _chosen(name: str | None) -> "list[Setting]":
+    from configsvc.settings import TABLE
+    from configsvc.settings_file import near
+
+    if name is None:
+        return list(TABLE)
+    words = {word: setting for setting in TABLE for word in (setting.name, setting.env, setting.key)}
+    found = words.get(name) or words.get(name.upper()) or words.get(name.lower())
+    if found is None:
+        hint = near(name.upper(), [setting.env for setting in TABLE]) or near(name.lower(), list(words))
+        exits.fail(exits.USAGE, f"no such setting: {ascii(name)[1:-1]}{hint}")
+    return [found]
+
+
+def _row(setting: "Setting", loaded: "Settings") -> dict[str, Any]:
+    """One setting with its value as JSON has it. None is: not set, and no default."""
+    value = getattr(loaded, setting.name)
+    where = loaded.origins.get(setting.name)
+    if setting.name == "environment" and where:
+        # A central service follows all of them, and yet this is what it tells its clients.
+        value = loaded.default_environment
+    return {
+        "variable": setting.env,
+        "key": setting.key,
+        "value": _plain(value),
+        "unit": setting.kind.unit,
+        "default": where is None,
+        "origin": "default" if where is None else "environment" if where == setting.env else "file",
+        "where": where,
+        "description": setting.doc,
+    }
+
+
+def _plain(value: Any) -> Any:
+    from configsvc.settings_values import Address
+
+    match value:
+        case Address() | Path():
+            return str(value)
+        case tuple():
+            return list(value)
+        case _:
+            return value
+
+
+def _text(value: Any) -> str:
+    """A value as it could be written into the variable."""
+    match value:
+        case None:
+            return "(not set)"
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:.15g}"
+        case list():
+            return ",".join(value)
+        case _:
+            return str(value)
+
+
+def _origin(row: dict[str, Any]) -> str:
+    if row["origin"] == "file":
+        return f"file {row['where']}"
+    return f"environment {row['where']}" if row["where"] else "default"
+
+
+def _explain(row: dict[str, Any]) -> None:
+    from configsvc.cli import output
+
+    output.line(output.printable(f"{row['variable']} = {_text(row['value'])} {row['unit']}").rstrip())
+    output.line(output.printable(f"from: {_origin(row)}"))
+    output.line(f"in the file: {row['key']}")
+    output.line("")
+    output.line(row["description"].replace("`", ""))

@@ -1,7 +1,7 @@
 """What a client was told to do: arguments and environment variables, checked once and put together.
 
-Owns the names of the variables, the default addresses and the rule about where a token may go. Pure: the environment is
-handed in, and no file is opened.
+Owns the names of the variables, the default addresses, the rule about where a token may go, and which folder keeps the
+last-known-good files. Pure: the environment is handed in, and no file is opened.
 """
 
 import math
@@ -20,6 +20,12 @@ from configsvc_client.sse import MAX_EVENT_BYTES
 DEFAULT_URLS = ("http://127.0.0.1:8080", "http://config-service:8080")
 """Where a sidecar is without any setting: beside the process, else as the service of a compose file."""
 
+MAX_AGE_S = 7 * 86_400.0
+"""How long ago a last-known-good file may have been proved: a week outlasts weekends and most holidays."""
+
+NO_CACHE = "off"
+"""The word that stands for no folder at all."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
 
@@ -32,6 +38,10 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     """Once every address refuses for a reason that a person must remove (no permission, no such route)."""
     connect_timeout_s: float = 10.0
     """From opening the connection to the answer's head."""
+    first_poll_after_s: float = 1.0
+    """How long the first stream may bring nothing before the state is asked for beside it."""
+    stream_retry: Backoff = Backoff(base_s=30.0, cap_s=600.0)
+    """Between streams where a proxy holds them back and polls are the link."""
     believe_after_s: float = 30.0
     """How long better replicas are looked for before an older state, or a history that was left, is believed."""
     max_event_bytes: int = MAX_EVENT_BYTES
@@ -57,10 +67,25 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         """The address of a scope's stream."""
         return f"{self.url}/v1/watch/{quote(namespace, safe='')}/{quote(environment, safe='')}"
 
+    def state_url(self, namespace: str, environment: str) -> str:
+        """The address of a scope's state."""
+        return f"{self.url}/v1/config/{quote(namespace, safe='')}/{quote(environment, safe='')}?view=entries"
+
     @property
     def self_url(self) -> str:
         """Where the service says what it is."""
         return f"{self.url}/v1/self"
+
+
+class CacheFolder(msgspec.Struct, frozen=True, kw_only=True):
+    """Where last-known-good files are kept. `named` means that somebody chose it for this application.
+
+    `below`, if set, has to exist: a home that is not there is not made.
+    """
+
+    path: str
+    named: bool
+    below: str | None = None
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +95,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str | None = None
     environment: str | None = None
     token_file: str | None = None
+    cache: CacheFolder | None = None
+    cache_max_age_s: float = MAX_AGE_S
     start_timeout_s: float = 5.0
     max_staleness_s: float | None = None
     heartbeat_s: float = 5.0
@@ -83,6 +110,8 @@ def resolve(
     namespace: str | None = None,
     environment: str | None = None,
     token_file: str | PathLike[str] | None = None,
+    cache_dir: str | PathLike[str] | None = None,
+    cache_max_age_s: float = MAX_AGE_S,
     start_timeout_s: float = 5.0,
     max_staleness_s: float | None = None,
     heartbeat_s: float | None = None,
@@ -98,6 +127,8 @@ def resolve(
         namespace=_name("namespace", namespace, environ.get("SERVICE_NAME")),
         environment=_name("environment", environment, environ.get("CONFIG_ENVIRONMENT")),
         token_file=path or None,
+        cache=_cache(environ, None if cache_dir is None else fspath(cache_dir)),
+        cache_max_age_s=_seconds("cache_max_age_s", cache_max_age_s),
         start_timeout_s=_seconds("start_timeout_s", start_timeout_s, allow_zero=True),
         max_staleness_s=None if max_staleness_s is None else _seconds("max_staleness_s", max_staleness_s),
         heartbeat_s=5.0 if heartbeat_s is None else _seconds("heartbeat_s", heartbeat_s),
@@ -129,6 +160,32 @@ def _url(text: str) -> str:
     if parts.query or parts.fragment or any(char.isspace() for char in text):
         raise InvalidOption(f"url {text!r} must end with its path: no query, no fragment, no white space")
     return text.rstrip("/")
+
+
+def _cache(environ: Mapping[str, str], argument: str | None) -> CacheFolder | None:
+    text = argument if argument is not None else environ.get("CONFIGSVC_CACHE_DIR", "").strip() or None
+    if text is None:
+        return _default_cache(environ)
+    if text == NO_CACHE:
+        return None
+    home = environ.get("HOME", "")
+    if text.startswith("~/") and home:
+        text = home + text[1:]
+    if not text.strip() or "\0" in text or text.startswith("~"):
+        raise InvalidOption(f"cache_dir {argument or text!r} must be a folder, or {NO_CACHE!r}")
+    return CacheFolder(path=text, named=True)
+
+
+def _default_cache(environ: Mapping[str, str]) -> CacheFolder | None:
+    """The user's cache folder; None where there is no user to speak of (a container with a random uid has HOME=/)."""
+    xdg, home = environ.get("XDG_CACHE_HOME", ""), environ.get("HOME", "")
+    # Relative paths are to be ignored, says the XDG specification.
+    if xdg.startswith("/") and "\0" not in xdg:
+        return CacheFolder(path=f"{xdg.rstrip('/')}/configsvc/client", named=False)
+    if home.startswith("/") and home.strip("/") and "\0" not in home:
+        return CacheFolder(path=f"{home.rstrip('/')}/.cache/configsvc/client", named=False, below=home)
+    local = environ.get("LOCALAPPDATA", "")
+    return CacheFolder(path=f"{local}/configsvc/client", named=False, below=local) if local else None
 
 
 def _name(option: str, argument: str | None, variable: str | None) -> str | None:

@@ -1,0 +1,139 @@
+"""The thread that keeps one client's last-known-good file: reads it at the start, writes behind the link.
+
+Owns how often the disk is written. What it is told costs nothing: `note` swaps a reference, and `stop` may be called
+from any thread and in a finalizer, because neither takes a lock. A disk that hangs stops this thread and nothing else.
+"""
+
+import atexit
+import contextlib
+import logging
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import NamedTuple
+
+from configsvc_client.disk import Files
+from configsvc_client.lastgood import REFRESH_S
+from configsvc_client.session import Proof
+
+logger = logging.getLogger("configsvc_client")
+
+WRITE_EVERY_S = 5.0
+"""A scope that changes all the time is written at most so often, and at the end."""
+IDLE_SHARE = 50.0
+"""So many times as long as a write took is waited after it: large states on slow disks are written more seldom."""
+RETRY_S = 30.0
+"""After a write that failed."""
+STOP_TIMEOUT_S = 1.5
+"""How long an end waits for the last write."""
+
+
+class _Noted(NamedTuple):
+    proof: Proof
+    at: float
+
+
+class Keeper:
+    """Keeps the files in step with one session, on a thread of its own from `start` to `stop`.
+
+    Make another one in a forked child: threads are not inherited.
+    """
+
+    def __init__(self, files: Files, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.files = files
+        self._clock = clock
+        self._noted: _Noted | None = None
+        self._saved: _Noted | None = None
+        self._stepped_back = False
+        self._is_stopped = False
+        self._changed: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._stop: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        return f"<Keeper {self.files!r}>"
+
+    def start(self, loaded: Callable[[Proof | None], None], ended: Callable[[], None]) -> None:
+        """Begin. `loaded` is called with what the file holds and `ended` after the last write, both on the thread."""
+        self._thread = threading.Thread(target=self._run, args=(loaded, ended), name="configsvc-disk", daemon=True)
+        self._thread.start()
+        _keepers.add(self)
+
+    def note(self, proof: Proof | None) -> None:
+        """Take a state that a service has proved. To be called for each one, and for each proof of the same one."""
+        before = self._noted
+        if proof is None:
+            return
+        if before is not None and before.proof.position.epoch == proof.position.epoch:
+            self._stepped_back |= proof.position.revision < before.proof.position.revision
+        self._noted = _Noted(proof, self._clock())
+        if before is None or before.proof.snapshot is not proof.snapshot:
+            self._changed.put(None)
+
+    def stop(self) -> None:
+        """Tell the thread to write what is left and to end."""
+        self._is_stopped = True
+        self._changed.put(None)
+        self._stop.put(None)
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the end, for as long as it may take."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def _run(self, loaded: Callable[[Proof | None], None], ended: Callable[[], None]) -> None:
+        try:
+            loaded(self.files.load())
+            self.files.sweep()
+            self._write_behind()
+        except Exception:
+            logger.exception("a defect ended the keeping of last-known-good files")
+        finally:
+            ended()
+
+    def _write_behind(self) -> None:
+        while not self._is_stopped:
+            with contextlib.suppress(queue.Empty):
+                self._changed.get(timeout=REFRESH_S)
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._changed.get_nowait()
+            started = self._clock()
+            pause_s = RETRY_S
+            if self._save():
+                pause_s = max(WRITE_EVERY_S, IDLE_SHARE * (self._clock() - started))
+            else:
+                self._changed.put(None)
+            if not self._is_stopped:
+                with contextlib.suppress(queue.Empty):
+                    self._stop.get(timeout=pause_s)
+        self._save()
+
+    def _save(self) -> bool:
+        noted = self._noted
+        if noted is None or noted is self._saved:
+            return True
+        # The flag first: a step back that comes meanwhile counts for the next write.
+        stepped_back, self._stepped_back = self._stepped_back, False
+        proof = noted.proof._replace(age_s=noted.proof.age_s + self._clock() - noted.at)
+        if self.files.save(proof, stepped_back=stepped_back):
+            self._saved = noted
+            return True
+        self._stepped_back |= stepped_back
+        return False
+
+
+_keepers: "weakref.WeakSet[Keeper]" = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """What was noted is on disk also after a program that never closed its client."""
+    keepers = list(_keepers)
+    for keeper in keepers:
+        keeper.stop()
+    until = time.monotonic() + STOP_TIMEOUT_S
+    for keeper in keepers:
+        keeper.join(max(0.0, until - time.monotonic()))

@@ -13,6 +13,7 @@ from os import PathLike
 from types import TracebackType
 from typing import Any
 
+from configsvc_client import fork
 from configsvc_client.callbacks import Callback, log_failure
 from configsvc_client.errors import ClientClosed
 from configsvc_client.link import Link
@@ -55,11 +56,18 @@ class AsyncConfigClient:
             heartbeat_s=heartbeat_s,
             tuning=tuning,
         )
+        self._state = ClientState(options, lambda: self._wake.set())
+        self._wait_until: float | None = None
+        self._renew()
+        fork.register(self, AsyncConfigClient._after_fork)
+
+    def _renew(self) -> None:
+        """What belongs to one loop in one process."""
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
         self._first = asyncio.Event()
-        self._state = ClientState(options, self._wake.set)
+        self._sockets = fork.Sockets()
         self._tasks: list[asyncio.Task[None]] = []
-        self._wait_until: float | None = None
 
     def __repr__(self) -> str:
         return f"<AsyncConfigClient {self._state!r}>"
@@ -71,13 +79,13 @@ class AsyncConfigClient:
 
         The first read waits for a snapshot, `start_timeout_s` at most.
         """
-        if self._state.snapshot is None:
+        if self._state.snapshot is None or self._loop is not asyncio._get_running_loop():
             await self._wait_first()
         return self._state.read(key, default)
 
     async def get_all(self) -> dict[str, Any]:
         """Return all values that apply; an empty mapping where no snapshot came in time (`status` tells)."""
-        if self._state.snapshot is None:
+        if self._state.snapshot is None or self._loop is not asyncio._get_running_loop():
             await self._wait_first()
         return self._state.read_all()
 
@@ -85,6 +93,8 @@ class AsyncConfigClient:
         if self._state.is_closed or self._state.failure is not None:
             return
         self._start()
+        if self._state.snapshot is not None:
+            return
         now = asyncio.get_running_loop().time()
         if self._wait_until is None:
             self._wait_until = now + self._state.options.start_timeout_s
@@ -115,9 +125,10 @@ class AsyncConfigClient:
         Also raises `ClientClosed` and `LinkFailed`.
         """
         self._state.check()
+        if not self._state.is_closed:
+            self._start()
         if self._state.snapshot is not None:
             return
-        self._start()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._first.wait()
@@ -139,13 +150,29 @@ class AsyncConfigClient:
     def _start(self) -> None:
         if self._state.is_closed:
             raise ClientClosed("the client is closed")
-        if self._tasks:
+        loop = asyncio._get_running_loop()
+        # None: a child that was forked inside a coroutine and goes on in it, which no loop can serve.
+        if loop is None or loop is self._loop or (self._loop is not None and self._loop.is_running()):
             return
-        link = Link(self._state.options, self._state.session)
-        loop = asyncio.get_running_loop()
+        if self._loop is not None:
+            # Another `asyncio.run` of the same program; the tasks of the one before are over.
+            self._renew()
+            self._state.restart()
+        self._loop = loop
+        link = Link(self._state.options, self._state.session, self._sockets)
         follow = loop.create_task(link.run(self._take), name="configsvc-link")
         follow.add_done_callback(self._link_ended)
         self._tasks = [follow, loop.create_task(self._call_back(), name="configsvc-callbacks")]
+        if self._state.callbacks.is_due:
+            self._wake.set()
+
+    def _after_fork(self) -> None:
+        """In a forked child: let go of what is the parent's. The state is kept; the first `await` starts anew."""
+        fork.keep(self._loop, *self._tasks)
+        self._sockets.abandon()
+        self._renew()
+        self._state.callbacks.after_fork(in_callback=True)
+        self._state.restart()
 
     def _take(self, snapshot: Any) -> None:
         self._state.take(snapshot)
@@ -187,7 +214,8 @@ class AsyncConfigClient:
         self._state.close()
         self._first.set()
         # A callback may close its client: the task that runs it ends by itself.
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        loop = asyncio.get_running_loop()
+        tasks = [task for task in self._tasks if self._loop is loop and task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         self._wake.set()

@@ -42,6 +42,26 @@ class Callbacks:
         self._registrations: list[_Registration] = []
         self._backlog: deque[tuple[int, Snapshot | None, Snapshot]] = deque()
         self._pushed = 0
+        # Calls of one step that are still to come, and the one that is out.
+        self._due: deque[tuple[_Registration, ConfigChange]] = deque()
+        self._calling: tuple[_Registration, ConfigChange] | None = None
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anybody wants to hear of changes."""
+        return bool(self._registrations)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `take` has calls."""
+        return bool(self._due or self._backlog)
+
+    def after_fork(self, *, in_callback: bool) -> None:
+        """In a child, where nobody calls any more: what was being called is due again, unless that is what forked."""
+        self._lock = threading.Lock()
+        if self._calling is not None and not in_callback:
+            self._due.appendleft(self._calling)
+        self._calling = None
 
     def add(self, callback: Callback, key: str | None) -> Callable[[], None]:
         """Register for changes from now on; the returned function ends it, at once and as often as it is called."""
@@ -64,24 +84,32 @@ class Callbacks:
             if not self._registrations:
                 return
             is_awake = bool(self._backlog)
-            if len(self._backlog) >= self._max_backlog:
-                old = self._backlog.pop()[1]
-            self._backlog.append((self._pushed, old, new))
+            if len(self._backlog) < self._max_backlog:
+                self._backlog.append((self._pushed, old, new))
+            else:
+                # In one step, for a process that is forked here.
+                self._backlog[-1] = (self._pushed, self._backlog[-1][1], new)
         if not is_awake:
             self._wake()
 
     def take(self) -> Iterator[tuple[Callback, ConfigChange]]:
-        """The calls that are due, in order; stops when the backlog is empty."""
+        """The calls that are due, in order; stops when there are none."""
         while True:
             with self._lock:
-                if not self._backlog:
+                self._calling = None
+                if not self._due and self._backlog:
+                    number, old, new = self._backlog[0]
+                    heard = [one for one in self._registrations if one.since < number]
+                    self._due.extend((one, c) for c in changes(old, new) for one in heard if one.key in (None, c.key))
+                    # Last, so that a process forked in between hears it twice and not never.
+                    self._backlog.popleft()
+                    continue
+                if not self._due:
                     return
-                number, old, new = self._backlog.popleft()
-                registrations = [one for one in self._registrations if one.since < number]
-            for change in changes(old, new):
-                for one in registrations:
-                    if one.active and one.key in (None, change.key):
-                        yield one.callback, change
+                self._calling = call = self._due.popleft()
+            registration, change = call
+            if registration.active:
+                yield registration.callback, change
 
 
 def log_failure(callback: Callback, change: ConfigChange) -> None:

@@ -81,6 +81,7 @@ class ConfigClient:
         return self._state.read_all()
 
     def _wait_first(self) -> None:
+        self._worker.awake()
         now = time.monotonic()
         if self._wait_until is None:
             self._wait_until = now + self._state.options.start_timeout_s
@@ -119,6 +120,7 @@ class ConfigClient:
     @property
     def status(self) -> ClientStatus:
         """How fresh reads are, from where, and why."""
+        self._worker.awake()
         return self._state.status
 
     def wait_ready(self, timeout_s: float | None = None) -> None:
@@ -126,6 +128,7 @@ class ConfigClient:
 
         Also raises `ClientClosed` and `LinkFailed`.
         """
+        self._worker.awake()
         if not self._worker.first.wait(timeout_s):
             raise TimeoutError(f"after {timeout_s:g} s {self._state.why_nothing()}")
         self._state.check()

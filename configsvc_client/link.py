@@ -20,6 +20,7 @@ import msgspec
 from yarl import URL
 
 from configsvc_client.errors import LinkError
+from configsvc_client.fork import Sockets
 from configsvc_client.options import Endpoint, Options, is_name
 from configsvc_client.resolver import DaemonResolver
 from configsvc_client.session import Attempt, Session
@@ -51,6 +52,7 @@ class Link:
         self,
         options: Options,
         session: Session,
+        sockets: Sockets | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -58,6 +60,7 @@ class Link:
     ) -> None:
         self._options = options
         self._session = session
+        self._sockets = sockets or Sockets()
         self._clock = clock
         self._sleep = sleep
         self._on_progress = on_progress
@@ -87,7 +90,7 @@ class Link:
 
     @asynccontextmanager
     async def _open_client(self) -> AsyncIterator[aiohttp.ClientSession]:
-        connector = aiohttp.TCPConnector(resolver=DaemonResolver(), limit=4)
+        connector = aiohttp.TCPConnector(resolver=DaemonResolver(), limit=4, socket_factory=self._sockets.open)
         async with aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),

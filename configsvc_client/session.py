@@ -12,6 +12,8 @@ The rules:
 - A snapshot below the position, or of an epoch that this client left, is refused, and the next address is tried. When
   nobody has offered better for `believe_after_s` the store was probably restored, and it is believed, with a notice.
 - An event that makes no sense ends the connection, and the next one asks for a snapshot instead of resuming.
+- What polls bring (`poll.py`) counts like what streams bring. Either may be overtaken by the other on its way: what is
+  older than the position, but not than it was when the question was asked, is ignored.
 - A state kept from an earlier run is like one that was received, except that it is not *proved*: it is resumed from and
   never stepped back from, and the client is `connecting` until a service has shown that nothing newer is known.
 """
@@ -25,10 +27,12 @@ import msgspec
 
 from configsvc_client.errors import Kind, LinkError, printable
 from configsvc_client.options import Endpoint, Options
+from configsvc_client.poll import Answer, Ask, Polls, etag_of
 from configsvc_client.protocol import (
     CHANGE,
     SNAPSHOT,
     STATUS,
+    Baseline,
     EventId,
     decode_baseline,
     decode_delta,
@@ -131,6 +135,12 @@ class Session:
         self._not_live_since: float | None = None
         self._proved_here = False
         self._patience = 0
+        # Polls beside it. The stream itself has come to `_floor`; what lies between that and the position, polls brought.
+        self._polls = Polls(options, random)
+        self._polls.at(self.endpoint)
+        self._floor: EventId | None = None
+        self._polled_here = False
+        self._etag: tuple[Snapshot, str] | None = None
         # What the application is told.
         self._link_live = False
         self._since = now
@@ -146,6 +156,11 @@ class Session:
         """The address that is being used or tried."""
         return self._endpoints[self._index]
 
+    @property
+    def transport(self) -> Literal["stream", "polling"]:
+        """What brings the state at this address."""
+        return "polling" if self._polls.is_polling else "stream"
+
     # ---- a state from an earlier run ----------------------------------------------------------------------------
 
     def adopt(self, kept: Proof, now: float) -> None:
@@ -153,6 +168,21 @@ class Session:
         if self.position is None:
             self.snapshot, self.position = kept.snapshot, kept.position
             self._proved_at = now - kept.age_s
+
+    def inherit(self, other: "Session") -> None:
+        """Begin with what another session holds, wherever it was interrupted: in a forked process, on a new loop."""
+        self.namespace, self.environment = other.namespace, other.environment
+        self.last_error, self.heartbeat_s, self._index = other.last_error, other.heartbeat_s, other._index
+        self.snapshot, held = other.snapshot, other.position
+        if self.snapshot is None:
+            return
+        # A step changes the snapshot first. What it had not come to is made up for here.
+        own = EventId(self.snapshot.epoch, self.snapshot.revision)
+        self.position = own if held is None or held.epoch != own.epoch else max(held, own)
+        self._left.extend(epoch for epoch in other._left if epoch != own.epoch)
+        self._resume = other._resume
+        self.is_proved, self._proved_at, self._since = other.is_proved, other._proved_at, other._since
+        self._said_stale_at = other._said_stale_at
 
     def learn_scope(self, namespace: str | None, environment: str | None) -> None:
         """Take what the service says of itself where nobody said it; a state of another scope is forgotten then."""
@@ -179,12 +209,25 @@ class Session:
         """The next connection."""
         return Attempt(self.endpoint, self.position if self._resume else None)
 
+    def stream_at(self) -> float:
+        """When to open the next stream: not before, where polls are the link."""
+        return self._polls.stream_at()
+
+    def asked(self, now: float) -> None:
+        """A stream is being opened."""
+        self._active_at = now
+        self._opened_at = None
+        self._floor = self.position
+        self._polled_here = False
+        self._polls.asked_stream()
+
     def opened(self, now: float) -> None:
         """A service has answered with a stream."""
         self._opened_at = self._active_at = now
-        self._status_at = self._not_live_since = None
-        self._proved_here = False
-        self.service_state = None
+        self._status_at = None
+        if not self._polls.is_polling:
+            self._not_live_since = None
+            self.service_state = None
 
     def active(self, now: float) -> None:
         """Bytes of an event arrived: a long snapshot over a slow line is no silence."""
@@ -192,10 +235,14 @@ class Session:
 
     def deadline(self) -> float:
         """When this connection is to be given up unless an event moves it on."""
-        return min(self._silent_at(), self._impatient_at())
+        # Where polls are the link, the service's own state is theirs to tell.
+        return self._silent_at() if self._polls.is_polling else min(self._silent_at(), self._impatient_at())
 
     def _silent_at(self) -> float:
-        return self._active_at + MISSED_HEARTBEATS * self.heartbeat_s
+        return self._active_at + self._silence_s()
+
+    def _silence_s(self) -> float:
+        return MISSED_HEARTBEATS * min(self.heartbeat_s * self._polls.patience, MAX_HEARTBEAT_S)
 
     def _impatient_at(self) -> float:
         """When to look for a service that is live; more and more seldom as long as none is found."""
@@ -205,13 +252,27 @@ class Session:
 
     def overdue(self) -> LinkError:
         """Why the connection is given up at `deadline`."""
-        if self._impatient_at() < self._silent_at():
-            self._patience = min(self._patience + 1, 8)
-            return LinkError("not_live", f"the service is {self.service_state}, another one may not be")
+        if not self._polls.is_polling and self._impatient_at() < self._silent_at():
+            return self._not_live()
+        silence_s = self._silence_s()
         # Perhaps it is slower than was thought, and giving it up again and again would never let it show.
-        silence_s = MISSED_HEARTBEATS * self.heartbeat_s
-        self.heartbeat_s = min(2 * self.heartbeat_s, MAX_HEARTBEAT_S)
+        if not self._polls.is_answered(self._active_at):
+            self.heartbeat_s = min(2 * self.heartbeat_s, MAX_HEARTBEAT_S)
         return LinkError("stalled", f"nothing arrived for {silence_s:.1f} s")
+
+    def _not_live(self) -> LinkError:
+        self._patience = min(self._patience + 1, 8)
+        return LinkError("not_live", f"the service is {self.service_state}, another one may not be")
+
+    def stream_lost(self, error: LinkError, now: float) -> float | None:
+        """A stream failed: the delay before the next one here, where polls are answered; None to leave the address."""
+        delay = self._polls.stream_lost(error, self._active_at, self.heartbeat_s, now)
+        if delay is not None:
+            if error.kind == "garbage":
+                self._resume = False
+            self._opened_at = None
+            self.last_error = f"{self.endpoint.url}: {error.detail}; polls are answered"
+        return delay
 
     def lost(self, error: LinkError, now: float) -> float:
         """Take note of a connection that failed or ended, choose the next address, and return the delay before it."""
@@ -230,9 +291,11 @@ class Session:
         else:
             self._slow.clear()
         stays = decision == "retry" and self._proved_here
-        self._proved_here = False
+        self._proved_here = self._polled_here = False
+        self._floor = self.position
         if not stays:
             self._index = (self._index + 1) % len(self._endpoints)
+        self._polls.at(self.endpoint)
         delay = self._delay(error, stays=stays)
         self._failures += 1
         if self._doubt_since is not None and now < (ends := self._doubt_since + self._tuning.believe_after_s):
@@ -258,6 +321,7 @@ class Session:
     def receive(self, event: Event, now: float) -> Outcome:
         """Apply an event; raises `LinkError` where the connection is to be left. Unknown events do nothing."""
         self._active_at = now
+        self._polls.heard()
         was_proved = self.is_proved
         try:
             outcome = self._receive(event, now)
@@ -290,7 +354,32 @@ class Session:
         position = parse_event_id(event.id or f"{baseline.epoch}:{baseline.revision}")
         if position is None or position.epoch != baseline.epoch or position.revision < baseline.revision:
             raise LinkError("garbage", f"snapshot {baseline.epoch}:{baseline.revision} with id {event.id!r}")
+        if self._overtaken(position):
+            return _NOTHING
         notice = self._doubt(position, now)
+        self._take(baseline, position)
+        self._floor = position
+        self._heard_proof(now)
+        return Outcome(self.snapshot, notice)
+
+    def _overtaken(self, position: EventId) -> bool:
+        """Whether polls have brought newer than this since the stream was asked for it.
+
+        Epochs have no order: of two, the one that the later question was answered with is taken.
+        """
+        held, floor = self.position, self._floor
+        if held is None or not self._polled_here:
+            return False
+        if position.epoch != held.epoch:
+            raise LinkError("older", f"the stream is at {position}, polls have brought {held}")
+        if position.revision >= held.revision:
+            return False
+        late = floor is None or floor.epoch != held.epoch or position.revision >= floor.revision
+        if late:
+            self._polls.late()
+        return late
+
+    def _take(self, baseline: Baseline, position: EventId) -> None:
         if self.position is not None and self.position.epoch != position.epoch:
             if position.epoch in self._left:
                 self._left.remove(position.epoch)
@@ -300,8 +389,6 @@ class Session:
         self.snapshot = empty.apply(baseline)
         self.position = position
         self._resume = True
-        self._proved(now)
-        return Outcome(self.snapshot, notice)
 
     def _doubt(self, position: EventId, now: float) -> str | None:
         """None for a snapshot that is not older; else raise until there was time enough to find better."""
@@ -328,10 +415,13 @@ class Session:
         id = parse_event_id(event.id or f"{self.position.epoch}:{delta.revision}")
         if id is None or id.epoch != self.position.epoch:
             raise LinkError("garbage", f"change with id {event.id!r} for a state at {self.position}")
+        id = EventId(id.epoch, max(id.revision, delta.revision))
+        if id.revision < self.position.revision:
+            return _NOTHING
         old = self.snapshot
         self.snapshot = old.apply(delta)
-        self._advance(EventId(id.epoch, max(id.revision, delta.revision)))
-        self._proved(now)
+        self._advance(id)
+        self._heard_proof(now)
         return Outcome(self.snapshot) if self.snapshot is not old else _NOTHING
 
     def _status(self, event: Event, now: float) -> None:
@@ -342,36 +432,116 @@ class Session:
         if id is not None and self.position is not None:
             if id.epoch != self.position.epoch:
                 raise LinkError("garbage", f"status with id {id} for a state at {self.position}")
+            if self._overtaken(id):
+                return
             if id.revision < self.position.revision:
                 state = "behind"
             self._advance(id)
+        if state == "draining":
+            self.service_state = state
+        elif self._polls.is_polling:
+            return
         self.service_state = printable(state, 32)
         if state == "draining":
             retry_s = self._retry_s if event.retry is None else event.retry / 1000
             raise LinkError("draining", "the service is shutting down", retry_after_s=retry_s)
         if state == "live":
             if id is not None and self.position is not None:
-                self._proved(now)
+                self._heard_proof(now)
             return
+        self._heard_not_live(f"{state} since {status.since}", now)
+
+    def _heard_not_live(self, what: str, now: float) -> None:
         self._link_live = False
         if self._not_live_since is None:
             self._not_live_since = now
         if self._said_stale_at is None:
             self._said_stale_at = now
-        self.last_error = printable(f"{self.endpoint.url}: the service is {state} since {status.since}")
+        self.last_error = printable(f"{self.endpoint.url}: the service is {what}")
+
+    def _heard_proof(self, now: float) -> None:
+        """The stream proves the state, unless it may have been held back on its way."""
+        if not self._polls.is_polling:
+            self._polled_here = False
+            self._proved(now)
 
     def _advance(self, id: EventId) -> None:
         if self.position is not None and id.revision > self.position.revision:
             self.position = id
+        self._floor = self.position
 
     def _learn_heartbeat(self, now: float) -> None:
         """Grow at once, shrink slowly: a status between two heartbeats must not make the rest look missing."""
-        if self._status_at is not None:
-            gap = now - self._status_at
+        gap = None if self._status_at is None else now - self._status_at
+        self._polls.beat(gap, self.heartbeat_s)
+        if gap is not None:
             learned = gap if gap > self.heartbeat_s else (3 * self.heartbeat_s + gap) / 4
             least = min(MIN_LEARNED_HEARTBEAT_S, self._options.heartbeat_s)
             self.heartbeat_s = min(max(learned, least), MAX_HEARTBEAT_S)
         self._status_at = now
+
+    # ---- polls --------------------------------------------------------------------------------------------------
+
+    def poll_at(self) -> float:
+        """When to poll unless the stream brings something before."""
+        is_open = self._opened_at is not None
+        return self._polls.due(self._active_at, self.heartbeat_s, is_open=is_open, is_proved=self.is_proved)
+
+    def polls(self, now: float) -> float:
+        """A poll begins; returns for how long its answer is worth waiting."""
+        self._polls.asked(self.heartbeat_s, now)
+        return min(self._tuning.connect_timeout_s, self.heartbeat_s)
+
+    def ask(self) -> Ask:
+        """What to ask for."""
+        snapshot, etag = self.snapshot, None
+        if snapshot is not None and self._resume:
+            known = self._etag
+            etag = known[1] if known is not None and known[0] is snapshot else etag_of(snapshot)
+        return Ask(self.endpoint, self.position, snapshot, etag)
+
+    def polled(self, ask: Ask, answer: Answer, now: float) -> Outcome:
+        """Apply a poll's answer; raises `LinkError` where it is not to be believed."""
+        position, held = answer.position, self.position
+        was_proved, notice = self.is_proved, None
+        if held is not None and held != ask.position:
+            # The stream was quicker.
+            if position.epoch != held.epoch or position.revision <= held.revision:
+                self._polls.answered(now)
+                return _NOTHING
+        is_behind = held is not None and position.epoch == held.epoch and position.revision < held.revision
+        if is_behind and (answer.baseline is None or answer.source != "live"):
+            return self._polled_not_live("behind", now)
+        if answer.baseline is None:
+            if self.snapshot is not ask.snapshot:
+                return _NOTHING
+            self.position = position
+        else:
+            notice = self._doubt(position, now)
+            self._take(answer.baseline, position)
+            if answer.etag is not None and self.snapshot is not None:
+                self._etag = (self.snapshot, answer.etag)
+        changed = answer.baseline is not None or not was_proved
+        self._polled_here = True
+        self._polls.answered(now)
+        proved_at = self._proved_at
+        self._proved(now)
+        if answer.source != "live":
+            self._proved_at = max(now - answer.staleness_s, -math.inf if proved_at is None else proved_at)
+            self._polled_not_live("stale", now)
+        return Outcome(self.snapshot if changed else None, notice)
+
+    def _polled_not_live(self, state: str, now: float) -> Outcome:
+        self._polls.answered(now)
+        self.service_state = state
+        self._heard_not_live(state, now)
+        if self._polls.is_polling and now >= self._impatient_at():
+            raise self._not_live()
+        return _NOTHING
+
+    def poll_failed(self, error: LinkError, now: float) -> bool:
+        """Take note of a poll that failed; returns whether the address is to be left."""
+        return self._polls.failed(error, now)
 
     # ---- what the application is told ---------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ class ClientState:
         self.session = Session(options, random.Random(), self._started)
         self._told: Snapshot | None = None
         self.callbacks = Callbacks(wake)
+        self._hidden: Session | None = None
         self.failure: BaseException | None = None
         self._closed: float | None = None
         self._answered_without = False
@@ -38,13 +39,37 @@ class ClientState:
         scope = f"{s.namespace or '?'}/{s.environment or '?'}"
         return f"{scope} {self.status.state} at {s.position or 'nothing'} via {s.endpoint.url}"
 
+    # ---- a new process or loop ----------------------------------------------------------------------------------
+
+    def restart(self) -> None:
+        """Go on with what is held, in a session that nobody has moved yet; for a new link, on another loop."""
+        held = self._hidden or self.session
+        session = Session(self.options, random.Random(), time.monotonic())
+        session.inherit(held)
+        self._hidden = None
+        self.session = session
+        if self.is_closed:
+            session.stopped()
+            return
+        self.failure = None
+        if session.snapshot is not None and session.snapshot is not self._told:
+            # The other link was interrupted before it told.
+            self.take(session.snapshot)
+
+    def hide(self) -> None:
+        """Show nothing until `restart`: only a read that finds nothing looks any further, and all others cost less."""
+        self._hidden = self._hidden or self.session
+        self.session = Session(self.options, random.Random(), time.monotonic())
+
     # ---- the link's side ----------------------------------------------------------------------------------------
 
     def take(self, snapshot: Snapshot) -> None:
         """Tell of a new state. The first one is a change only to an application that was answered without one."""
-        old, self._told = self._told, snapshot
+        old = self._told
         if old is not None or self._answered_without:
             self.callbacks.push(old, snapshot)
+        # Last, so that a process forked in between tells it again and not never.
+        self._told = snapshot
 
     def fail(self, error: BaseException) -> None:
         """Note the defect that ended the link."""

@@ -1,22 +1,29 @@
-"""The threads of one threaded client: the link's loop, and the callbacks'. Owns their start and their end.
+"""The threads of one threaded client: the link's loop, and the callbacks'. Owns their start, their end, and what a
+forked child makes of them.
 
 Both threads are daemons and are told to end before the interpreter does, so that a program which forgets `close` ends
-quietly and at once. Knows nothing of how values are read.
+quietly and at once. A child has neither: it gets its own, at once where somebody waits for changes, else when the
+client is first used there. Knows nothing of how values are read.
 """
 
 import asyncio
 import atexit
 import contextlib
 import logging
+import os
 import queue
+import sys
 import threading
+import warnings
 import weakref
 
-from configsvc_client.callbacks import log_failure
+from configsvc_client import fork
+from configsvc_client.callbacks import Callback, log_failure
 from configsvc_client.link import Link
 from configsvc_client.options import Options
 from configsvc_client.snapshot import Snapshot
 from configsvc_client.state import ClientState
+from configsvc_client.view import ConfigChange
 
 logger = logging.getLogger("configsvc_client")
 
@@ -27,55 +34,126 @@ class Worker:
     """The threads of one client. Knows the state but not the client, so that a forgotten client can be collected."""
 
     def __init__(self, options: Options) -> None:
+        self.state = ClientState(options, lambda: self._wake.put(None))
+        self._renew()
+
+    def _renew(self) -> None:
+        """What one process has for itself: nothing of this outlives a fork."""
         self.first = threading.Event()
         # `stop` may run in a finalizer, at any allocation of any thread: what it uses has to be re-entrant.
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self.state = ClientState(options, lambda: self._wake.put(None))
         self._lock = threading.RLock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_asleep = False
+        self._sockets = fork.Sockets()
+        self._loop: fork.Loop | None = None
         self._stop: asyncio.Event | None = None
-        self._link_thread = threading.Thread(target=self._run_link, name="configsvc-link", daemon=True)
+        self._link_thread: threading.Thread | None = None
         self._callback_thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the link; returns at once."""
-        self._link_thread.start()
         _workers.add(self)
+        fork.register(self, Worker.after_fork)
+        self._start_link()
+
+    def _start_link(self) -> None:
+        if _exiting:
+            # A thread that is started now would be cut off in the middle.
+            self.state.session.last_error = "the interpreter is ending"
+            self.first.set()
+            return
+        _warn_of_uwsgi()
+        with self._lock:
+            self._loop = fork.Loop()
+            self._link_thread = threading.Thread(target=self._run_link, name="configsvc-link", daemon=True)
+            try:
+                self._link_thread.start()
+            except RuntimeError as error:
+                # No more threads. In a child this is the first read, and reads raise nothing of the kind.
+                logger.exception("the link cannot start")
+                self._loop.loop.close()
+                self._link_thread = None
+                self.state.fail(error)
+                self.first.set()
 
     def stop(self) -> None:
         """Tell both threads to end; idempotent, from any thread, and safe in a finalizer."""
         with self._lock:
             self.state.close()
+            self.awake()
             loop, stop = self._loop, self._stop
         self._wake.put(None)
         if loop is not None and stop is not None:
             # Closed already when the link had ended by itself.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(stop.set)
+                loop.loop.call_soon_threadsafe(stop.set)
 
     def join(self) -> None:
         """Wait for the link's thread, briefly."""
-        if self._link_thread is not threading.current_thread():
+        if self._link_thread is not None and self._link_thread is not threading.current_thread():
             self._link_thread.join(_STOP_TIMEOUT_S)
+
+    # ---- in a forked child --------------------------------------------------------------------------------------
+
+    def after_fork(self) -> None:
+        """Let go of what is the parent's; the state is kept."""
+        in_callback = threading.current_thread() is self._callback_thread
+        fork.keep(self._link_thread, self._callback_thread, self._stop)
+        self._sockets.abandon()
+        if self._loop is not None:
+            self._loop.abandon()
+        self._renew()
+        self.state.callbacks.after_fork(in_callback=in_callback)
+        if self.state.is_closed:
+            self.state.restart()
+            self.first.set()
+            return
+        self.state.hide()
+        self._is_asleep = True
+        if self.state.callbacks.is_used:
+            self.awake()
+
+    def awake(self) -> None:
+        """In a child, at its first use: begin where the parent was. Else nothing."""
+        fork.check()
+        if self._is_asleep:
+            self._restart()
+
+    def _restart(self) -> None:
+        with self._lock:
+            if not self._is_asleep:
+                return
+            self.state.restart()
+            if self.state.snapshot is not None:
+                self.first.set()
+            if not self.state.is_closed:
+                self._start_link()
+                if self.state.callbacks.is_used:
+                    self._start_callbacks()
+            self._is_asleep = False
 
     # ---- the link's thread --------------------------------------------------------------------------------------
 
     def _run_link(self) -> None:
+        loop, first = self._loop, self.first
+        assert loop is not None
         try:
-            asyncio.run(self._link())
+            with asyncio.Runner(loop_factory=lambda: loop.loop) as runner:
+                runner.run(self._link())
         except Exception as error:
             logger.exception("a defect ended the link")
             self.state.fail(error)
         finally:
-            self.first.set()
+            first.set()
 
     async def _link(self) -> None:
         stop = asyncio.Event()
         with self._lock:
             if self.state.is_closed:
                 return
-            self._loop, self._stop = asyncio.get_running_loop(), stop
-        link = asyncio.create_task(Link(self.state.options, self.state.session).run(self._take), name="configsvc-link")
+            self._stop = stop
+        following = Link(self.state.options, self.state.session, self._sockets).run(self._take)
+        link = asyncio.create_task(following, name="configsvc-link")
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({link, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -92,32 +170,76 @@ class Worker:
     def need_callbacks(self) -> None:
         """Start the thread that calls callbacks, where it does not run yet."""
         with self._lock:
-            if self._callback_thread is None and not self.state.is_closed:
+            self.awake()
+            self._start_callbacks()
+
+    def _start_callbacks(self) -> None:
+        with self._lock:
+            if self._callback_thread is None and not self.state.is_closed and not _exiting:
                 self._callback_thread = threading.Thread(
                     target=self._call_back, name="configsvc-callbacks", daemon=True
                 )
                 self._callback_thread.start()
 
     def _call_back(self) -> None:
+        pid = os.getpid()
+        wake = self._wake
         while True:
-            self._wake.get()
             for callback, change in self.state.callbacks.take():
                 if self.state.is_closed:
                     return
-                try:
-                    callback(change)
-                except Exception:
-                    log_failure(callback, change)
+                status = _call(callback, change)
+                if os.getpid() != pid:
+                    _end_child(status)
             if self.state.is_closed:
                 return
+            wake.get()
 
 
+def _call(callback: Callback, change: ConfigChange) -> int:
+    """Call a callback; the status with which it would end a process."""
+    try:
+        callback(change)
+    except Exception:
+        log_failure(callback, change)
+        return 1
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def _end_child(status: int) -> None:
+    """A callback forked, and the child has come back from it: nobody else is there who would end that process."""
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.current_thread():
+            thread.join()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(status)
+
+
+def _warn_of_uwsgi() -> None:
+    uwsgi = sys.modules.get("uwsgi")
+    if uwsgi is None or "enable-threads" in uwsgi.opt or "threads" in uwsgi.opt:
+        return
+    warnings.warn(
+        "uWSGI runs Python threads only while it handles a request: set enable-threads = true, "
+        "or values change late and callbacks are called late",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+_exiting = False
 _workers: "weakref.WeakSet[Worker]" = weakref.WeakSet()
 
 
 @atexit.register
 def _stop_all() -> None:
     """At the interpreter's exit threads can still be joined here; later they would be cut off in the middle."""
+    global _exiting
+    _exiting = True
     workers = list(_workers)
     for worker in workers:
         worker.stop()

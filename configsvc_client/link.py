@@ -6,6 +6,7 @@ means and where to go next is `session.py`'s.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -22,8 +23,9 @@ from yarl import URL
 from configsvc_client.errors import LinkError
 from configsvc_client.fork import Sockets
 from configsvc_client.options import Endpoint, Options, is_name
+from configsvc_client.poll import Answer, Ask, read_answer, unpacked
 from configsvc_client.resolver import DaemonResolver
-from configsvc_client.session import Attempt, Session
+from configsvc_client.session import Attempt, Outcome, Session
 from configsvc_client.snapshot import Snapshot
 from configsvc_client.sse import Decoder, EventTooLarge
 
@@ -67,6 +69,11 @@ class Link:
         self._is_down = False
         self._was_live = False
         self._said_empty = False
+        self._polled_urls: set[str] = set()
+        self._moved = asyncio.Event()
+        """Set when a poll may be due earlier than it was."""
+        self._idle = asyncio.Event()
+        """Set while no poll is under way."""
 
     async def run(self, take: Callable[[Snapshot], None]) -> None:
         """Follow the scope for ever; `take` is called with each new snapshot, in order, and must not block.
@@ -77,12 +84,12 @@ class Link:
         try:
             async with self._open_client() as http:
                 while True:
-                    attempt = self._session.attempt()
+                    endpoint = self._session.endpoint
                     try:
-                        await self._follow(http, attempt, take)
+                        await self._visit(http, take)
                     except LinkError as error:
                         delay = self._session.lost(error, self._clock())
-                        self._log_loss(attempt.endpoint, error, delay)
+                        self._log_loss(endpoint, error, delay)
                         self._on_progress()
                         await self._sleep(delay)
         finally:
@@ -107,6 +114,106 @@ class Link:
         what = "lost" if self._was_live else "failed"
         logger.log(level, "link to %s %s: %s (next attempt in %.1f s)", endpoint.url, what, error.detail, delay)
 
+    # ---- one address --------------------------------------------------------------------------------------------
+
+    async def _visit(self, http: aiohttp.ClientSession, take: Callable[[Snapshot], None]) -> None:
+        """Follow the scope at the session's address, by stream and by polls, until one of them says to leave it."""
+        tasks = [
+            asyncio.create_task(self._stream(http, take), name="configsvc-stream"),
+            asyncio.create_task(self._poll(http, take), name="configsvc-poll"),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in tasks:
+            if task in done:
+                task.result()
+
+    async def _stream(self, http: aiohttp.ClientSession, take: Callable[[Snapshot], None]) -> None:
+        """One stream after another, where polls are answered and only the stream is not."""
+        session = self._session
+        while True:
+            if (delay := session.stream_at() - self._clock()) > 0:
+                await self._sleep(delay)
+            session.asked(self._clock())
+            self._moved.set()
+            try:
+                await self._follow(http, session.attempt(), take)
+            except LinkError as error:
+                if error.kind in ("timeout", "stalled"):
+                    # Whether a poll is answered tells a silent stream from a frozen service.
+                    await self._idle.wait()
+                delay_s = session.stream_lost(error, self._clock())
+                if delay_s is None:
+                    raise
+                self._log_transport(error)
+                self._moved.set()
+                self._on_progress()
+                await self._sleep(delay_s)
+
+    async def _poll(self, http: aiohttp.ClientSession, take: Callable[[Snapshot], None]) -> None:
+        """One poll after another, whenever the session wants one."""
+        session = self._session
+        self._idle.set()
+        while True:
+            delay = session.poll_at() - self._clock()
+            if delay > 0:
+                await self._wait_moved(delay)
+                continue
+            self._idle.clear()
+            try:
+                await self._poll_once(http, take)
+            except LinkError as error:
+                logger.debug("poll of %s failed: %s", session.endpoint.url, error.detail)
+                if session.poll_failed(error, self._clock()):
+                    raise
+            finally:
+                self._idle.set()
+
+    async def _wait_moved(self, timeout_s: float) -> None:
+        self._moved.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._moved.wait()
+
+    async def _poll_once(self, http: aiohttp.ClientSession, take: Callable[[Snapshot], None]) -> None:
+        timeout_s = self._session.polls(self._clock())
+        async with _mapped_errors():
+            try:
+                async with asyncio.timeout(timeout_s):
+                    ask, answer = await self._ask_state(http)
+            except TimeoutError:
+                raise LinkError("timeout", f"no answer within {timeout_s:g} s") from None
+        self._took(self._session.polled(ask, answer, self._clock()), take)
+        self._on_progress()
+
+    async def _ask_state(self, http: aiohttp.ClientSession) -> tuple[Ask, Answer]:
+        session, endpoint = self._session, self._session.endpoint
+        auth = await self._authorization(http, endpoint)
+        scope = await self._scope(http, endpoint, auth)
+        ask = session.ask()
+        headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "Cache-Control": "no-cache", **auth}
+        if ask.etag is not None:
+            headers["If-None-Match"] = ask.etag
+        # Unpacked here, within bounds.
+        url = URL(endpoint.state_url(*scope), encoded=True)
+        response = await http.get(url, headers=headers, allow_redirects=False, auto_decompress=False)
+        try:
+            if response.status not in (200, 304, 404):
+                await _check(response)
+            max_bytes = self._options.tuning.max_event_bytes
+            packed = await _body(response, max_bytes)
+            body = unpacked(packed, response.headers.get("Content-Encoding", ""), max_bytes)
+        finally:
+            response.close()
+        answer = read_answer(ask, response.status, response.content_type, response.headers, body, scope=scope)
+        if answer is None:
+            raise LinkError("status", f"HTTP {response.status}", status=response.status)
+        return ask, answer
+
     # ---- one connection -----------------------------------------------------------------------------------------
 
     async def _follow(self, http: aiohttp.ClientSession, attempt: Attempt, take: Callable[[Snapshot], None]) -> None:
@@ -125,18 +232,12 @@ class Link:
         """Open the stream; the scope is learned first where nobody gave it."""
         endpoint, session = attempt.endpoint, self._session
         auth = await self._authorization(http, endpoint)
-        if session.namespace is None or session.environment is None:
-            said = await self._ask_self(http, endpoint, auth)
-            session.learn_scope(said.namespace, said.environment)
-            # A state of another scope was forgotten: there is nothing to resume from.
-            attempt = session.attempt()
-        namespace, environment = session.namespace, session.environment
-        if namespace is None or environment is None:
-            missing = "namespace (SERVICE_NAME)" if namespace is None else "environment (CONFIG_ENVIRONMENT)"
-            raise LinkError("unknown_scope", f"no {missing} was given, and the service has no default")
+        namespace, environment = await self._scope(http, endpoint, auth)
+        # A state of another scope may have been forgotten: then there is nothing to resume from.
+        last_event_id = session.attempt().last_event_id
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Cache-Control": "no-cache", **auth}
-        if attempt.last_event_id is not None:
-            headers["Last-Event-ID"] = str(attempt.last_event_id)
+        if last_event_id is not None:
+            headers["Last-Event-ID"] = str(last_event_id)
         response = await _get(http, endpoint.watch_url(namespace, environment), headers)
         try:
             await _check(response)
@@ -146,6 +247,17 @@ class Link:
             response.close()
             raise
         return response
+
+    async def _scope(self, http: aiohttp.ClientSession, endpoint: Endpoint, auth: dict[str, str]) -> tuple[str, str]:
+        """The scope; learned from the service where nobody gave it."""
+        session = self._session
+        if session.namespace is None or session.environment is None:
+            said = await self._ask_self(http, endpoint, auth)
+            session.learn_scope(said.namespace, said.environment)
+        if session.namespace is None or session.environment is None:
+            missing = "namespace (SERVICE_NAME)" if session.namespace is None else "environment (CONFIG_ENVIRONMENT)"
+            raise LinkError("unknown_scope", f"no {missing} was given, and the service has no default")
+        return session.namespace, session.environment
 
     async def _authorization(self, http: aiohttp.ClientSession, endpoint: Endpoint) -> dict[str, str]:
         """The token's header where it may go: to configured addresses, and on loopback to what says it is configsvc."""
@@ -201,17 +313,20 @@ class Link:
                 raise LinkError("ended", "the stream ended")
             now = self._clock()
             for event in decoder.feed(chunk):
-                outcome = session.receive(event, now)
-                if outcome.notice:
-                    logger.warning("%s: %s", session.endpoint.url, outcome.notice)
-                if outcome.snapshot is not None:
-                    self._look_at(outcome.snapshot)
-                    take(outcome.snapshot)
+                self._took(session.receive(event, now), take)
             if decoder.pending_bytes > pending:
                 session.active(now)
             pending = decoder.pending_bytes
+            self._log_transport()
             self._log_return()
             self._on_progress()
+
+    def _took(self, outcome: Outcome, take: Callable[[Snapshot], None]) -> None:
+        if outcome.notice:
+            logger.warning("%s: %s", self._session.endpoint.url, outcome.notice)
+        if outcome.snapshot is not None:
+            self._look_at(outcome.snapshot)
+            take(outcome.snapshot)
 
     def _look_at(self, snapshot: Snapshot) -> None:
         """Say once that there is nothing: a misspelt name looks like an application that was never configured."""
@@ -223,6 +338,22 @@ class Link:
                 snapshot.environment,
             )
         self._was_live = True
+
+    def _log_transport(self, error: LinkError | None = None) -> None:
+        """Say once for each address that streams do not get through, and what to do; and once that they do."""
+        url, is_polling = self._session.endpoint.url, self._session.transport == "polling"
+        if is_polling and error is not None and url not in self._polled_urls:
+            self._polled_urls.add(url)
+            logger.warning(
+                "streams from %s do not get through (%s), though requests are answered: polling once per heartbeat "
+                "instead. A proxy seems to buffer; switch that off for /v1/watch (nginx: proxy_buffering off, or let "
+                "it honour X-Accel-Buffering), or set heartbeat_s where the service's heartbeat is a longer one",
+                url,
+                error.detail,
+            )
+        elif not is_polling and url in self._polled_urls:
+            self._polled_urls.discard(url)
+            logger.info("streams from %s get through again: no more polling", url)
 
     def _log_return(self) -> None:
         if self._is_down and self._session.service_state == "live":
@@ -256,13 +387,13 @@ async def _check(response: aiohttp.ClientResponse) -> None:
     )
 
 
-async def _body(response: aiohttp.ClientResponse) -> bytes:
-    """A short body, whole; more than that is not from this service."""
+async def _body(response: aiohttp.ClientResponse, max_bytes: int = _MAX_BODY) -> bytes:
+    """A body, whole; more than that is not from this service."""
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
-        if len(body) > _MAX_BODY:
-            raise LinkError("not_configsvc", f"the answer is longer than {_MAX_BODY} bytes")
+        if len(body) > max_bytes:
+            raise LinkError("not_configsvc", f"the answer is longer than {max_bytes} bytes")
     return bytes(body)
 
 

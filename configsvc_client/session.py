@@ -134,8 +134,9 @@ class Session:
         self._status_at: float | None = None
         self._not_live_since: float | None = None
         self._proved_here = False
+        self._well_since = now
         self._patience = 0
-        # Polls beside it. The stream itself has come to `_floor`; what lies between that and the position, polls brought.
+        # Polls beside it. The stream itself has come to `_floor`; polls brought what is between that and the position.
         self._polls = Polls(options, random)
         self._polls.at(self.endpoint)
         self._floor: EventId | None = None
@@ -148,7 +149,8 @@ class Session:
         self._said_stale_at: float | None = None
 
     def __repr__(self) -> str:
-        state = f"{self.position} {self.service_state}" if self._opened_at is not None else f"{self.position} down"
+        is_up = self._opened_at is not None or self._link_live
+        state = f"{self.position} {self.service_state if is_up else 'down'}"
         return f"<Session {self.namespace}/{self.environment} {state} via {self.endpoint.url}>"
 
     @property
@@ -271,12 +273,15 @@ class Session:
             if error.kind == "garbage":
                 self._resume = False
             self._opened_at = None
+            if self._polls.is_polling:
+                # What bunches of late heartbeats have taught is worth nothing.
+                self.heartbeat_s = self._polls.interval_s
             self.last_error = f"{self.endpoint.url}: {error.detail}; polls are answered"
         return delay
 
     def lost(self, error: LinkError, now: float) -> float:
         """Take note of a connection that failed or ended, choose the next address, and return the delay before it."""
-        was_well = self._proved_here and self._opened_at is not None and now - self._opened_at >= self.heartbeat_s
+        was_well = self._proved_here and now - self._well_since >= self.heartbeat_s
         if was_well:
             self._failures = 0
         decision = classify(error)
@@ -379,16 +384,20 @@ class Session:
             self._polls.late()
         return late
 
-    def _take(self, baseline: Baseline, position: EventId) -> None:
+    def _take(self, baseline: Baseline, position: EventId) -> bool:
+        """Hold this state; returns whether it is another one than before."""
         if self.position is not None and self.position.epoch != position.epoch:
             if position.epoch in self._left:
                 self._left.remove(position.epoch)
             self._left.append(self.position.epoch)
         # A new state, not a step from the old one: a snapshot is also how a damaged state is healed.
-        empty = Snapshot(namespace=baseline.namespace, environment=baseline.environment)
-        self.snapshot = empty.apply(baseline)
+        taken = Snapshot(namespace=baseline.namespace, environment=baseline.environment).apply(baseline)
+        is_same = self.snapshot is not None and self.snapshot.is_same(taken)
+        if not is_same:
+            self.snapshot = taken
         self.position = position
         self._resume = True
+        return not is_same
 
     def _doubt(self, position: EventId, now: float) -> str | None:
         """None for a snapshot that is not older; else raise until there was time enough to find better."""
@@ -488,7 +497,9 @@ class Session:
         return self._polls.due(self._active_at, self.heartbeat_s, is_open=is_open, is_proved=self.is_proved)
 
     def polls(self, now: float) -> float:
-        """A poll begins; returns for how long its answer is worth waiting."""
+        """A poll begins; returns for how long its answer is worth waiting. Raises `LinkError` to leave the address."""
+        if self._polls.is_polling and now >= self._impatient_at():
+            raise self._not_live()
         self._polls.asked(self.heartbeat_s, now)
         return min(self._tuning.connect_timeout_s, self.heartbeat_s)
 
@@ -503,12 +514,12 @@ class Session:
     def polled(self, ask: Ask, answer: Answer, now: float) -> Outcome:
         """Apply a poll's answer; raises `LinkError` where it is not to be believed."""
         position, held = answer.position, self.position
-        was_proved, notice = self.is_proved, None
-        if held is not None and held != ask.position:
+        changed, notice = not self.is_proved, None
+        is_newer = held is None or (position.epoch == held.epoch and position.revision > held.revision)
+        if held != ask.position and not is_newer:
             # The stream was quicker.
-            if position.epoch != held.epoch or position.revision <= held.revision:
-                self._polls.answered(now)
-                return _NOTHING
+            self._polls.answered(now)
+            return _NOTHING
         is_behind = held is not None and position.epoch == held.epoch and position.revision < held.revision
         if is_behind and (answer.baseline is None or answer.source != "live"):
             return self._polled_not_live("behind", now)
@@ -518,16 +529,15 @@ class Session:
             self.position = position
         else:
             notice = self._doubt(position, now)
-            self._take(answer.baseline, position)
+            changed = self._take(answer.baseline, position) or changed
             if answer.etag is not None and self.snapshot is not None:
                 self._etag = (self.snapshot, answer.etag)
-        changed = answer.baseline is not None or not was_proved
         self._polled_here = True
         self._polls.answered(now)
-        proved_at = self._proved_at
-        self._proved(now)
-        if answer.source != "live":
-            self._proved_at = max(now - answer.staleness_s, -math.inf if proved_at is None else proved_at)
+        if answer.source == "live":
+            self._proved(now)
+        else:
+            self._proved_by(now - answer.staleness_s)
             self._polled_not_live("stale", now)
         return Outcome(self.snapshot if changed else None, notice)
 
@@ -535,8 +545,6 @@ class Session:
         self._polls.answered(now)
         self.service_state = state
         self._heard_not_live(state, now)
-        if self._polls.is_polling and now >= self._impatient_at():
-            raise self._not_live()
         return _NOTHING
 
     def poll_failed(self, error: LinkError, now: float) -> bool:
@@ -549,12 +557,19 @@ class Session:
         """The service has shown that the state is the newest it knows, and no older than what was held."""
         if self.view(now).state != "live":
             self._since = now
-        self._doubt_since = self._not_live_since = self._said_stale_at = None
+        self._not_live_since = self._said_stale_at = None
         self._patience = 0
         self._slow.clear()
         self.service_state = "live"
-        self._link_live = self._proved_here = True
-        self._proved_at = now
+        self._link_live = True
+        self._proved_by(now)
+        if not self._proved_here:
+            self._proved_here, self._well_since = True, now
+
+    def _proved_by(self, at: float) -> None:
+        """Somebody has shown that the state was the newest at that time."""
+        self._proved_at = at if self._proved_at is None else max(at, self._proved_at)
+        self._doubt_since = None
         self.is_proved = True
 
     def view(self, now: float) -> View:

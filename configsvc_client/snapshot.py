@@ -86,6 +86,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
             entries=dict(self.entries),
         )
 
+    def is_same(self, other: "Snapshot") -> bool:
+        """Whether both hold the same of one history, whatever revisions they were taken at."""
+        about = (self.epoch, self.release, self.version) == (other.epoch, other.release, other.version)
+        return about and next(self.diff(other), None) is None
+
     def diff(self, newer: "Snapshot") -> Iterator[Change]:
         """Yield each key whose entry differs between this snapshot and a newer one, deletions last."""
         for key, entry in newer.entries.items():

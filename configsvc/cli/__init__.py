@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from configsvc import __version__
+from configsvc.cli.check import check
 from configsvc.cli.dev import dev
 from configsvc.cli.get import get
 from configsvc.cli.serve import serve
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(serve)
 app.command()(dev)
+app.command()(check)
 app.command()(settings)
 app.command()(get)
 app.command()(watch)

@@ -127,7 +127,7 @@ def test_every_command_and_option_is_on_the_page_of_commands():
     commands = get_command(app).commands
     assert sections.keys() == commands.keys()
     for name, command in commands.items():
-        options = {option for parameter in command.params for option in parameter.opts} - {"--help"}
+        options = {option for p in command.params if p.param_type_name == "option" for option in p.opts} - {"--help"}
         assert set(re.findall(r"^\| `(--[a-z-]+)`", sections[name], re.MULTILINE)) == options
 
 

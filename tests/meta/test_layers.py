@@ -24,8 +24,8 @@ COMPOSITION = (
     "configsvc.web.build",
     "configsvc.web.server",
 )
-ENVIRON_READERS = ("configsvc.cli",)
-"""Of the service: the command line hands it to the settings. The client reads its own variables in its own place."""
+ENVIRON_READERS = ("configsvc.cli", "configsvc.probe")
+"""Of the service: the command line hands it to the settings; the probe is a program of its own. The client reads its own variables in its own place."""
 
 
 def module_name(path: Path) -> str:
@@ -80,7 +80,9 @@ def layer(name: str) -> int:
 
 SERVICE = [name for name in MODULES if within(name, "configsvc")]
 CLIENT = [name for name in MODULES if within(name, "configsvc_client")]
-PURE = [name for name in MODULES if layer(name) <= 1]
+JUDGES = {"configsvc.checks", "configsvc.permissions", "configsvc.etcd.facts"}
+"""Above the core, for they know etcd, and as pure."""
+PURE = [name for name in MODULES if layer(name) <= 1 or name in JUDGES]
 
 
 def ours(name: str) -> list[str]:

@@ -1,0 +1,81 @@
+"""`configsvc check`: whether the service would run well here, and what to do where it would not."""
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from configsvc.cli import exits
+from configsvc.cli.serve import ConfigFile, load_settings
+
+if TYPE_CHECKING:
+    from configsvc.checks import Finding
+
+
+def check(
+    config: ConfigFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+    timeout_s: Annotated[
+        float,
+        typer.Option(
+            "--timeout-s",
+            metavar="SECONDS",
+            min=0.5,
+            max=3600,
+            help="How long to wait for each answer, and for a progress notice of etcd.",
+        ),
+    ] = 6.0,
+) -> None:
+    """Check etcd, its users, the scope and the port, as the settings name them. Changes nothing.
+
+    Exit codes: 0 all is well (there may be warnings), 1 something would not work, 78 wrong settings.
+    """
+    settings = load_settings(config)
+    from configsvc.checks import judge, verdict
+    from configsvc.cli.gathering import gather
+    from configsvc.etcd.ops import Refused
+
+    if not as_json:
+        for warning in settings.warnings:
+            exits.warn(f"warning: {warning}")
+    try:
+        found = judge(asyncio.run(gather(settings, timeout_s)))
+    except Refused as error:
+        exits.fail(exits.CONFIG, error.detail)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    status = verdict(found)
+    _print(found, status, settings.warnings, as_json=as_json)
+    raise typer.Exit(exits.FAILED if status == "failure" else 0)
+
+
+def _print(found: "list[Finding]", status: str, warnings: tuple[str, ...], *, as_json: bool) -> None:
+    from configsvc.cli import output
+
+    if as_json:
+        output.line(output.json_text({"status": status, "settings": warnings, "findings": found}, indent=2))
+    elif output.is_terminal():
+        _print_for_people(found)
+    else:
+        for one in found:
+            output.line("\t".join(map(output.printable, (one.level, one.check, one.subject, one.text, one.todo))))
+
+
+def _print_for_people(found: "list[Finding]") -> None:
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from configsvc.cli.output import printable
+
+    styles = {"ok": "green", "unknown": "yellow", "warning": "yellow", "failure": "bold red"}
+    out, last = Console(highlight=False), None
+    for one in found:
+        if (one.subject or one.check) != last:
+            last = one.subject or one.check
+            out.print(Text(printable(last), "bold"))
+        out.print(Padding(Text(f"{one.level:<9}", styles[one.level]) + Text(printable(one.text)), (0, 0, 0, 2)))
+        if one.todo:
+            out.print(Padding(Text(f"-> {printable(one.todo)}", "cyan"), (0, 0, 0, 11)))
+    counts = [(sum(one.level == level for one in found), level) for level in styles]
+    out.print(Text("\n" + ", ".join(f"{count} {level}" for count, level in counts if count)))

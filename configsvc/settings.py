@@ -19,6 +19,7 @@ from configsvc.settings_values import (
     ADDRESS,
     BOOLEAN,
     ENDPOINTS,
+    FOLDER,
     NAME,
     PATH,
     TEXT,
@@ -140,9 +141,9 @@ TABLE = (
     Setting("drain_s", "CONFIGSVC_DRAIN_S", "drain_s", seconds(0, 3600), 10.0,
             "How long a stopping service lets streams and requests finish. Keep it below what the supervisor grants "
             "(Kubernetes: 30 s)."),
-    Setting("cache_dir", "CONFIGSVC_CACHE_DIR", "cache.dir", PATH, None,
+    Setting("cache_dir", "CONFIGSVC_CACHE_DIR", "cache.dir", FOLDER, None,
             "Directory for the last-known-good snapshots, so that a restart while etcd is away still serves. "
-            "Default: none are kept."),
+            "Default: none are kept. Clients read the same variable."),
     Setting("cache_max_age_s", "CONFIGSVC_CACHE_MAX_AGE_S", "cache.max_age_s", seconds(1, 3650 * DAY_S), 7.0 * DAY_S,
             "Older snapshots are refused: a configuration from last month is worse than a clear error."),
     Setting("ready_from_disk", "CONFIGSVC_READY_FROM_DISK", "cache.ready", BOOLEAN, True,

@@ -121,6 +121,7 @@ BOOLEAN = Kind("`true` or `false`", _boolean)
 ADDRESS = Kind("`HOST:PORT`", _address)
 ENDPOINTS = Kind("a list of `[SCHEME://]HOST[:PORT]`, comma separated", _endpoints)
 PATH = Kind("a path", Path)
+FOLDER = Kind("a path, or `off`", lambda text: None if text == "off" else Path(text))
 
 
 def choice(*words: str) -> Kind:

@@ -16,8 +16,8 @@ from typing import Any
 from configsvc_client import fork
 from configsvc_client.callbacks import Callback, log_failure
 from configsvc_client.errors import ClientClosed
-from configsvc_client.link import Link
-from configsvc_client.options import Tuning, resolve
+from configsvc_client.options import MAX_AGE_S, Tuning, resolve
+from configsvc_client.start import follow
 from configsvc_client.state import ClientState
 from configsvc_client.view import MISSING, ClientStatus
 
@@ -39,6 +39,8 @@ class AsyncConfigClient:
         namespace: str | None = None,
         environment: str | None = None,
         token_file: str | PathLike[str] | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+        cache_max_age_s: float = MAX_AGE_S,
         start_timeout_s: float = 5.0,
         max_staleness_s: float | None = None,
         heartbeat_s: float | None = None,
@@ -51,6 +53,8 @@ class AsyncConfigClient:
             namespace=namespace,
             environment=environment,
             token_file=token_file,
+            cache_dir=cache_dir,
+            cache_max_age_s=cache_max_age_s,
             start_timeout_s=start_timeout_s,
             max_staleness_s=max_staleness_s,
             heartbeat_s=heartbeat_s,
@@ -66,6 +70,7 @@ class AsyncConfigClient:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
         self._first = asyncio.Event()
+        self._settled = asyncio.Event()
         self._sockets = fork.Sockets()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -77,7 +82,7 @@ class AsyncConfigClient:
     async def get(self, key: str, default: Any = MISSING) -> Any:
         """Return the value of a key: stored, else the schema's default, else `default`, else raise `ConfigKeyError`.
 
-        The first read waits for a snapshot, `start_timeout_s` at most.
+        The first read waits for a snapshot, `start_timeout_s` at most; with a last-known-good file a second at most.
         """
         if self._state.snapshot is None or self._loop is not asyncio._get_running_loop():
             await self._wait_first()
@@ -97,11 +102,11 @@ class AsyncConfigClient:
             return
         now = asyncio.get_running_loop().time()
         if self._wait_until is None:
-            self._wait_until = now + self._state.options.start_timeout_s
+            self._wait_until = now + self._state.first_read_s
         if self._wait_until > now:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._wait_until - now):
-                    await self._first.wait()
+                    await self._settled.wait()
 
     # ---- changes and status -------------------------------------------------------------------------------------
 
@@ -127,7 +132,7 @@ class AsyncConfigClient:
         self._state.check()
         if not self._state.is_closed:
             self._start()
-        if self._state.snapshot is not None:
+        if self._state.session.is_proved:
             return
         try:
             async with asyncio.timeout(timeout_s):
@@ -159,10 +164,10 @@ class AsyncConfigClient:
             self._renew()
             self._state.restart()
         self._loop = loop
-        link = Link(self._state.options, self._state.session, self._sockets)
-        follow = loop.create_task(link.run(self._take), name="configsvc-link")
-        follow.add_done_callback(self._link_ended)
-        self._tasks = [follow, loop.create_task(self._call_back(), name="configsvc-callbacks")]
+        following = follow(self._state, self._sockets, take=self._take, settle=self._settled.set)
+        link = loop.create_task(following, name="configsvc-link")
+        link.add_done_callback(self._link_ended)
+        self._tasks = [link, loop.create_task(self._call_back(), name="configsvc-callbacks")]
         if self._state.callbacks.is_due:
             self._wake.set()
 
@@ -177,6 +182,7 @@ class AsyncConfigClient:
     def _take(self, snapshot: Any) -> None:
         self._state.take(snapshot)
         self._first.set()
+        self._settled.set()
 
     def _link_ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
@@ -184,6 +190,7 @@ class AsyncConfigClient:
             logger.error("a defect ended the link", exc_info=error)
             self._state.fail(error)
         self._first.set()
+        self._settled.set()
 
     async def _call_back(self) -> None:
         while True:
@@ -213,6 +220,7 @@ class AsyncConfigClient:
         """
         self._state.close()
         self._first.set()
+        self._settled.set()
         # A callback may close its client: the task that runs it ends by itself.
         loop = asyncio.get_running_loop()
         tasks = [task for task in self._tasks if self._loop is loop and task is not asyncio.current_task()]

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from configsvc_client.callbacks import Callback
-from configsvc_client.options import Tuning, resolve
+from configsvc_client.options import MAX_AGE_S, Tuning, resolve
 from configsvc_client.view import MISSING, ClientStatus
 from configsvc_client.worker import Worker
 
@@ -35,6 +35,8 @@ class ConfigClient:
         namespace: str | None = None,
         environment: str | None = None,
         token_file: str | PathLike[str] | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+        cache_max_age_s: float = MAX_AGE_S,
         start_timeout_s: float = 5.0,
         max_staleness_s: float | None = None,
         heartbeat_s: float | None = None,
@@ -47,6 +49,8 @@ class ConfigClient:
             namespace=namespace,
             environment=environment,
             token_file=token_file,
+            cache_dir=cache_dir,
+            cache_max_age_s=cache_max_age_s,
             start_timeout_s=start_timeout_s,
             max_staleness_s=max_staleness_s,
             heartbeat_s=heartbeat_s,
@@ -68,7 +72,7 @@ class ConfigClient:
     def get(self, key: str, default: Any = MISSING) -> Any:
         """Return the value of a key: stored, else the schema's default, else `default`, else raise `ConfigKeyError`.
 
-        The first read waits for a snapshot, `start_timeout_s` at most.
+        The first read waits for a snapshot, `start_timeout_s` at most; with a last-known-good file a second at most.
         """
         if self._state.snapshot is None:
             self._wait_first()
@@ -84,11 +88,11 @@ class ConfigClient:
         self._worker.awake()
         now = time.monotonic()
         if self._wait_until is None:
-            self._wait_until = now + self._state.options.start_timeout_s
-        if self._wait_until <= now or self._worker.first.is_set():
+            self._wait_until = now + self._state.first_read_s
+        if self._wait_until <= now or self._worker.settled.is_set():
             return
         self._warn_in_loop()
-        self._worker.first.wait(self._wait_until - now)
+        self._worker.settled.wait(self._wait_until - now)
 
     def _warn_in_loop(self) -> None:
         if self._warned:
@@ -150,7 +154,7 @@ class ConfigClient:
         one is called.
         """
         self._worker.stop()
-        self._worker.first.set()
+        self._worker.let_go()
         self._worker.join()
         if self._state.failure is not None:
             self._state.check()

@@ -84,6 +84,11 @@ class Files:
         self._known: KnownScope | None = None
         self._refused = False
 
+    @property
+    def is_unasked(self) -> bool:
+        """Whether nothing can be looked for, because nobody said which scope it is."""
+        return None in self._asked and not self._remembers
+
     def __repr__(self) -> str:
         return f"<Files {self.folder}{': ' + self.problem if self.problem else ''}>"
 

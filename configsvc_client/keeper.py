@@ -55,8 +55,11 @@ class Keeper:
     def __repr__(self) -> str:
         return f"<Keeper {self.files!r}>"
 
-    def start(self, loaded: Callable[[Proof | None], None], ended: Callable[[], None]) -> None:
-        """Begin. `loaded` is called with what the file holds and `ended` after the last write, both on the thread."""
+    def start(self, loaded: Callable[[Proof | None], None] | None, ended: Callable[[], None]) -> None:
+        """Begin. `loaded` is called with what the file holds, and `ended` after the last write, both on the thread.
+
+        Without `loaded` the file is not read. Raises `RuntimeError` where there can be no more threads.
+        """
         self._thread = threading.Thread(target=self._run, args=(loaded, ended), name="configsvc-disk", daemon=True)
         self._thread.start()
         _keepers.add(self)
@@ -83,9 +86,10 @@ class Keeper:
         if self._thread is not None:
             self._thread.join(timeout_s)
 
-    def _run(self, loaded: Callable[[Proof | None], None], ended: Callable[[], None]) -> None:
+    def _run(self, loaded: Callable[[Proof | None], None] | None, ended: Callable[[], None]) -> None:
         try:
-            loaded(self.files.load())
+            if loaded is not None:
+                loaded(self.files.load())
             self.files.sweep()
             self._write_behind()
         except Exception:

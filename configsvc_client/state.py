@@ -4,6 +4,7 @@ Knows no tasks and no threads. The link's loop writes, any thread reads: the sna
 reference, so readers need no lock.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -17,6 +18,21 @@ from configsvc_client.options import Options
 from configsvc_client.session import Session
 from configsvc_client.snapshot import Snapshot
 from configsvc_client.view import MISSING, ClientStatus, Source
+
+FILE_AFTER_S = 1.0
+"""How long a service is preferred to a last-known-good file that is at hand."""
+LOAD_TIMEOUT_S = 1.0
+"""How long a disk is waited for, by the link and by a first read that waits for nothing else."""
+
+
+def first_wait_s(start_timeout_s: float, *, has_file: bool, all_failed: bool) -> float:
+    """How long after the file was looked for a first read has something to wait for, apart from its own limit.
+
+    With a file: a second for a service, nothing once all addresses were tried in vain. Without: as long as it likes.
+    """
+    if has_file:
+        return 0.0 if all_failed else min(start_timeout_s, FILE_AFTER_S)
+    return start_timeout_s if start_timeout_s < LOAD_TIMEOUT_S else math.inf
 
 
 class ClientState:
@@ -33,6 +49,9 @@ class ClientState:
         self.failure: BaseException | None = None
         self._closed: float | None = None
         self._answered_without = False
+        # What a read was answered from before a service had proved anything; and whether reads may be.
+        self._answered_from: Snapshot | None = None
+        self._is_released = False
 
     def __repr__(self) -> str:
         s = self.session
@@ -52,7 +71,7 @@ class ClientState:
             session.stopped()
             return
         self.failure = None
-        if session.snapshot is not None and session.snapshot is not self._told:
+        if session.is_proved and session.snapshot is not None and session.snapshot is not self._told:
             # The other link was interrupted before it told.
             self.take(session.snapshot)
 
@@ -64,12 +83,25 @@ class ClientState:
     # ---- the link's side ----------------------------------------------------------------------------------------
 
     def take(self, snapshot: Snapshot) -> None:
-        """Tell of a new state. The first one is a change only to an application that was answered without one."""
-        old = self._told
+        """Tell of a state that a service has shown.
+
+        The first one is a change only to an application that was answered without one, or from the last-known-good
+        file: to the latter each value is one that differs from the file's.
+        """
+        old = self._told or self._answered_from
         if old is not None or self._answered_without:
             self.callbacks.push(old, snapshot)
         # Last, so that a process forked in between tells it again and not never.
         self._told = snapshot
+        self._answered_from = None
+
+    def release(self) -> None:
+        """Let reads be answered from the file, if there is one: no service came in time."""
+        self._is_released = True
+        kept = self.snapshot
+        if kept is not None and not self.session.is_proved and self._answered_without:
+            self.callbacks.push(self._told, kept)
+            self._told = kept
 
     def fail(self, error: BaseException) -> None:
         """Note the defect that ended the link."""
@@ -78,6 +110,7 @@ class ClientState:
 
     def close(self) -> None:
         """Note the end; reads go on with what is there."""
+        self._is_released = True
         if self._closed is None:
             self._closed = time.monotonic()
 
@@ -85,8 +118,34 @@ class ClientState:
 
     @property
     def snapshot(self) -> Snapshot | None:
-        """The state now. Whoever saw a revision in `status` finds here a state at least as new."""
-        return self.session.snapshot
+        """The state that reads are answered from now; that of the file only once no service is waited for any more.
+
+        Whoever saw a revision that is `live` in `status` finds here a state at least as new.
+        """
+        session = self.session
+        return session.snapshot if session.is_proved or self._is_released else None
+
+    @property
+    def first_read_s(self) -> float:
+        """How long a first read waits at most."""
+        options = self.options
+        return options.start_timeout_s if options.cache is None else max(options.start_timeout_s, LOAD_TIMEOUT_S)
+
+    def _answering(self) -> Snapshot | None:
+        """The state that a read is answered from, so that `take` knows what the application has seen."""
+        session = self.session
+        # In this order: what is read after a proof is not older than what is proved.
+        if session.is_proved:
+            return session.snapshot
+        while True:
+            # The note first, then a second look: whichever of the link and this comes last sees the other.
+            snapshot = self.snapshot
+            if snapshot is None:
+                self._answered_without = True
+            else:
+                self._answered_from = snapshot
+            if self.snapshot is snapshot:
+                return snapshot
 
     @property
     def is_closed(self) -> bool:
@@ -95,11 +154,7 @@ class ClientState:
 
     def read(self, key: str, default: Any) -> Any:
         """Answer from the state as it is now; raises `ConfigKeyError` only."""
-        snapshot = self.snapshot
-        if snapshot is None:
-            # The flag first, then a second look: whichever of the link and this comes last sees the other.
-            self._answered_without = True
-            snapshot = self.snapshot
+        snapshot = self._answering()
         if snapshot is not None:
             return view.lookup(snapshot, key, default)
         if default is MISSING:
@@ -108,10 +163,7 @@ class ClientState:
 
     def read_all(self) -> dict[str, Any]:
         """All values as they are now; nothing where there is no state."""
-        snapshot = self.snapshot
-        if snapshot is None:
-            self._answered_without = True
-            snapshot = self.snapshot
+        snapshot = self._answering()
         return {} if snapshot is None else view.values(snapshot)
 
     def why_nothing(self) -> str:
@@ -124,7 +176,7 @@ class ClientState:
         """Raise where waiting is in vain."""
         if self.failure is not None:
             raise LinkFailed(self.session.last_error) from self.failure
-        if self.snapshot is None and self.is_closed:
+        if not self.session.is_proved and self.is_closed:
             raise ClientClosed("the client is closed")
 
     @property
@@ -133,11 +185,13 @@ class ClientState:
         now = time.monotonic()
         s = self.session
         seen = s.view(now)
-        position, snapshot = s.position, self.snapshot
+        position, snapshot = s.position, s.snapshot
         closed = self._closed
         source: Source = "memory"
         if snapshot is None:
             source = "none"
+        elif not s.is_proved:
+            source = "disk"
         elif seen.state == "live" and closed is None:
             source = "live"
         since = seen.since if closed is None else closed

@@ -19,9 +19,9 @@ import weakref
 
 from configsvc_client import fork
 from configsvc_client.callbacks import Callback, log_failure
-from configsvc_client.link import Link
 from configsvc_client.options import Options
 from configsvc_client.snapshot import Snapshot
+from configsvc_client.start import follow
 from configsvc_client.state import ClientState
 from configsvc_client.view import ConfigChange
 
@@ -40,6 +40,9 @@ class Worker:
     def _renew(self) -> None:
         """What one process has for itself: nothing of this outlives a fork."""
         self.first = threading.Event()
+        """Set once a service has shown a state, or never will."""
+        self.settled = threading.Event()
+        """Set once a first read has nothing to wait for."""
         # `stop` may run in a finalizer, at any allocation of any thread: what it uses has to be re-entrant.
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._lock = threading.RLock()
@@ -60,7 +63,7 @@ class Worker:
         if _exiting:
             # A thread that is started now would be cut off in the middle.
             self.state.session.last_error = "the interpreter is ending"
-            self.first.set()
+            self.let_go()
             return
         _warn_of_uwsgi()
         with self._lock:
@@ -74,7 +77,7 @@ class Worker:
                 self._loop.loop.close()
                 self._link_thread = None
                 self.state.fail(error)
-                self.first.set()
+                self.let_go()
 
     def stop(self) -> None:
         """Tell both threads to end; idempotent, from any thread, and safe in a finalizer."""
@@ -93,6 +96,11 @@ class Worker:
         if self._link_thread is not None and self._link_thread is not threading.current_thread():
             self._link_thread.join(_STOP_TIMEOUT_S)
 
+    def let_go(self) -> None:
+        """Wake everyone who waits: there is a state, or will be none."""
+        self.first.set()
+        self.settled.set()
+
     # ---- in a forked child --------------------------------------------------------------------------------------
 
     def after_fork(self) -> None:
@@ -106,7 +114,7 @@ class Worker:
         self.state.callbacks.after_fork(in_callback=in_callback)
         if self.state.is_closed:
             self.state.restart()
-            self.first.set()
+            self.let_go()
             return
         self.state.hide()
         self._is_asleep = True
@@ -124,8 +132,8 @@ class Worker:
             if not self._is_asleep:
                 return
             self.state.restart()
-            if self.state.snapshot is not None:
-                self.first.set()
+            if self.state.session.is_proved:
+                self.let_go()
             if not self.state.is_closed:
                 self._start_link()
                 if self.state.callbacks.is_used:
@@ -135,7 +143,7 @@ class Worker:
     # ---- the link's thread --------------------------------------------------------------------------------------
 
     def _run_link(self) -> None:
-        loop, first = self._loop, self.first
+        loop, first, settled = self._loop, self.first, self.settled
         assert loop is not None
         try:
             with asyncio.Runner(loop_factory=lambda: loop.loop) as runner:
@@ -145,6 +153,7 @@ class Worker:
             self.state.fail(error)
         finally:
             first.set()
+            settled.set()
 
     async def _link(self) -> None:
         stop = asyncio.Event()
@@ -152,7 +161,7 @@ class Worker:
             if self.state.is_closed:
                 return
             self._stop = stop
-        following = Link(self.state.options, self.state.session, self._sockets).run(self._take)
+        following = follow(self.state, self._sockets, take=self._take, settle=self.settled.set)
         link = asyncio.create_task(following, name="configsvc-link")
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({link, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -163,7 +172,7 @@ class Worker:
 
     def _take(self, snapshot: Snapshot) -> None:
         self.state.take(snapshot)
-        self.first.set()
+        self.let_go()
 
     # ---- the callbacks' thread ----------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Fixtures for all tests: real etcds, one per version and session, and gateways to them."""
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any
@@ -9,6 +10,9 @@ import pytest
 from configsvc.etcd.gateway import Gateway, GatewayConfig
 from configsvc.etcd.local import LocalEtcd
 from tests.support import etcd as support
+
+# No test starts from what another one left in the user's folder; those of that folder name their own.
+os.environ["CONFIGSVC_CACHE_DIR"] = "off"
 
 MakeGateway = Callable[..., Awaitable[Gateway]]
 

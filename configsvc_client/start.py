@@ -1,0 +1,118 @@
+"""A client's work from its start to its end, the same for both clients: the file first, then the link.
+
+Owns the rule of which comes first to readers: a service is preferred, the last-known-good file is not long waited for.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+
+from configsvc_client.disk import Files
+from configsvc_client.fork import Sockets
+from configsvc_client.keeper import STOP_TIMEOUT_S, Keeper
+from configsvc_client.link import Link
+from configsvc_client.session import Proof
+from configsvc_client.snapshot import Snapshot
+from configsvc_client.state import LOAD_TIMEOUT_S, ClientState, first_wait_s
+
+logger = logging.getLogger("configsvc_client")
+
+
+async def follow(
+    state: ClientState, sockets: Sockets, *, take: Callable[[Snapshot], None], settle: Callable[[], None]
+) -> None:
+    """Follow the scope for ever, and keep its last-known-good file.
+
+    `take` is called with each new state that a service has shown, `settle` once a first read has nothing to wait for.
+    An exception out of here is a defect. Cancelled, it writes the last state, for which it takes 1.5 s at most.
+    """
+    cache = state.options.cache
+    if cache is None:
+        await Link(state.options, state.session, sockets).run(take)
+        return
+    start = _Start(state, Keeper(Files(cache, state.options)), settle)
+    try:
+        await start.load()
+        await Link(state.options, state.session, sockets, on_progress=start.look).run(take)
+    finally:
+        await start.end()
+
+
+class _Start:
+    """One run of the link with a file beside it."""
+
+    def __init__(self, state: ClientState, keeper: Keeper, settle: Callable[[], None]) -> None:
+        self._state = state
+        self._keeper = keeper
+        self._settle = settle
+        self._loop = asyncio.get_running_loop()
+        self._loaded = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._is_released = False
+        self._said = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def load(self) -> None:
+        """Begin with what the file holds. A disk that takes longer is not waited for; it is taken when it comes."""
+        ended = partial(self._from_thread, self._ended.set)
+        if self._state.session.position is not None:
+            # In a forked child, or on another loop: what is held is no older than the file.
+            self._keeper.start(None, ended)
+            self._take_kept(None)
+            return
+        self._keeper.start(lambda kept: self._from_thread(partial(self._take_kept, kept)), ended)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOAD_TIMEOUT_S):
+                await self._loaded.wait()
+
+    def _from_thread(self, call: Callable[[], None]) -> None:
+        # The loop may be closed before a disk answers.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(call)
+
+    def _take_kept(self, kept: Proof | None) -> None:
+        if kept is not None:
+            self._state.session.adopt(kept, time.monotonic())
+        self._loaded.set()
+        self.look()
+        if not self._is_released and math.isfinite(wait_s := self._wait_s()):
+            self._timer = self._loop.call_later(wait_s, self._release)
+
+    def look(self) -> None:
+        """After everything that moved the session: is there something to keep, has waiting become useless?"""
+        session = self._state.session
+        self._keeper.note(session.proof(time.monotonic()))
+        if not self._is_released and self._loaded.is_set() and self._wait_s() <= 0:
+            self._release()
+        if not self._said and session.all_failed and session.position is None and self._keeper.files.is_unasked:
+            self._said = True
+            logger.warning(
+                "no service answers, and without a service nobody knows the scope: with SERVICE_NAME and "
+                "CONFIG_ENVIRONMENT set, or with a folder of this application's own in CONFIGSVC_CACHE_DIR, "
+                "a start would go on from the last-known-good file"
+            )
+
+    def _wait_s(self) -> float:
+        session = self._state.session
+        return first_wait_s(
+            self._state.options.start_timeout_s, has_file=session.position is not None, all_failed=session.all_failed
+        )
+
+    def _release(self) -> None:
+        self._is_released = True
+        self._state.release()
+        self._settle()
+
+    async def end(self) -> None:
+        """Let the last state be written."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._keeper.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await self._ended.wait()
+        self._keeper.join(0)

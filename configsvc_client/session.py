@@ -141,6 +141,7 @@ class Session:
         self._polls.at(self.endpoint)
         self._floor: EventId | None = None
         self._polled_here = False
+        self._poll_error = ""
         self._etag: tuple[Snapshot, str] | None = None
         # What the application is told.
         self._link_live = False
@@ -289,7 +290,9 @@ class Session:
             self._resume = False
         self._opened_at = None
         self._link_live = False
-        self.last_error = f"{self.endpoint.url}: {error.detail}"
+        said_by_poll = self._poll_error if error.kind in ("timeout", "stalled") else ""
+        self._poll_error = ""
+        self.last_error = f"{self.endpoint.url}: {error.detail}{said_by_poll}"
         self.service_state = "draining" if error.kind == "draining" else None
         if decision == "slow":
             self._slow.add(self._index)
@@ -549,6 +552,7 @@ class Session:
 
     def poll_failed(self, error: LinkError, now: float) -> bool:
         """Take note of a poll that failed; returns whether the address is to be left."""
+        self._poll_error = f"; a poll: {error.detail}"
         return self._polls.failed(error, now)
 
     # ---- what the application is told ---------------------------------------------------------------------------

@@ -44,6 +44,7 @@ from configsvc.core.records import (
 )
 from configsvc.core.schema import read_defaults
 from configsvc.core.scope import Hold, Namespace, Relist, ScopeState, Touch
+from configsvc_client.protocol import Entry
 from configsvc_client.snapshot import Snapshot
 
 __all__ = [
@@ -124,6 +125,11 @@ class Replica:
         value = self._epochs.get(namespace, b"")
         salted = value == self.salted.get(namespace, b"")
         return epoch_of(self.cluster_id, value, self.salt if salted else "")
+
+    def defaults(self, namespace: str) -> dict[str, Entry]:
+        """What applies in every scope of `namespace`, also in one that does not exist."""
+        space = self._namespaces.get(namespace)
+        return dict(space.defaults) if space else {}
 
     def epoch_value(self, namespace: str) -> bytes | None:
         """What the namespace's epoch key holds, None where there is none."""

@@ -81,6 +81,9 @@ async def _feed(request: web.Request) -> Feed:
         code="scope_not_found",
         headers=_freshness(hub, scope),
         near=alike,
+        # What a stream of this scope would begin with: a client that polls has to come to the same state.
+        epoch=hub.epoch(scope),
+        entries=hub.replica.defaults(scope.namespace),
     )
 
 

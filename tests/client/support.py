@@ -6,6 +6,7 @@ steps; `record` keeps what clients sent.
 
 import asyncio
 import contextlib
+import gzip
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -109,6 +110,9 @@ class Service:
     def __init__(self, *scripts: Script, about: dict[str, Any] | None = None) -> None:
         self.scripts = list(scripts)
         self.about = {"service": "configsvc", **SCOPE} if about is None else about
+        self.state: Handler = answer(503)
+        """What a read of the scope is answered with."""
+        self.polled_at: list[float] = []
         self.record: list[tuple[str, dict[str, str]]] = []
         self.url = ""
 
@@ -116,6 +120,11 @@ class Service:
     def watches(self) -> list[dict[str, str]]:
         """The headers of each request for the stream, in order."""
         return [headers for path, headers in self.record if path.startswith("/v1/watch/")]
+
+    @property
+    def polls(self) -> list[dict[str, str]]:
+        """The headers of each read of the scope, in order."""
+        return [headers for path, headers in self.record if path.startswith("/v1/config/")]
 
     @property
     def last_ids(self) -> list[str | None]:
@@ -136,12 +145,18 @@ class Service:
             return await script(request)
         return await play(request, script)
 
+    async def _read(self, request: web.Request) -> web.StreamResponse:
+        self.record.append((request.raw_path, dict(request.headers)))
+        self.polled_at.append(time.monotonic())
+        return await self.state(request)
+
     @asynccontextmanager
     async def run(self, port: int = 0) -> AsyncIterator["Service"]:
         """Listen on a free port until the block ends; open streams are dropped then."""
         app = web.Application()
         app.router.add_get("/v1/self", self._self)
         app.router.add_get("/v1/watch/{namespace}/{environment}", self._watch)
+        app.router.add_get("/v1/config/{namespace}/{environment}", self._read)
         runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True, access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", port)
@@ -209,6 +224,47 @@ def answer(status: int, *, headers: dict[str, str] | None = None, body: Any = No
         return web.Response(status=status, text=text, headers=headers, content_type="application/problem+json")
 
     return handle
+
+
+def state(
+    values: dict[str, Any],
+    revision: int = 1,
+    *,
+    epoch: str = EPOCH,
+    proved: int | None = None,
+    source: str = "live",
+    staleness: str = "0",
+    packed: bool = False,
+) -> Handler:
+    """What the service answers to a read of the whole scope, 304 included."""
+    baseline = Baseline(
+        **SCOPE, epoch=epoch, revision=revision, entries={key: Entry(value=value) for key, value in values.items()}
+    )
+    tag = f'"{epoch}:{revision}"'
+    headers = {
+        "ETag": f"W/{tag}" if packed else tag,
+        "Configsvc-Revision": str(revision if proved is None else proved),
+        "Configsvc-Source": source,
+        "Configsvc-Staleness": staleness,
+    }
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        assert request.query_string == "view=entries"
+        if request.headers.get("If-None-Match") in (tag, f"W/{tag}"):
+            return web.Response(status=304, headers=headers)
+        body, more = encode(baseline), {}
+        if packed:
+            assert request.headers["Accept-Encoding"] == "gzip"
+            body, more = gzip.compress(body), {"Content-Encoding": "gzip"}
+        return web.Response(body=body, headers={**headers, **more}, content_type="application/json")
+
+    return handle
+
+
+async def never(_: web.Request) -> web.StreamResponse:
+    """A script that is no answer at all."""
+    await asyncio.Event().wait()
+    raise AssertionError
 
 
 async def eventually(condition: Callable[[], Any], why: str = "the condition did not come true") -> None:

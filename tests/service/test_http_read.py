@@ -265,6 +265,18 @@ async def test_a_scope_that_is_not_there_names_near_ones(url: str) -> None:
     assert "payments/production" in problem["detail"]
 
 
+async def test_a_scope_that_is_not_there_says_what_its_stream_would_begin_with() -> None:
+    settings = make_settings()
+    hub = make_hub(settings)
+    fill(hub, 10, stored("a", 1, 5), schema(6, {"pool": {"type": "integer", "default": 5}}))
+    async with serving(hub, settings) as url:
+        problem = await ask_problem(url, "/v1/config/payments/qa")
+        with hub.subscribe(Scope("payments", "qa"), None) as reader:
+            streamed = json.loads(reader.pull()[0].data)
+    assert (problem["epoch"], problem["entries"]) == (streamed["epoch"], streamed["entries"])
+    assert problem["entries"]["pool"]["value"] == 5
+
+
 async def test_a_key_that_is_not_there_names_near_ones(url: str) -> None:
     problem = await ask_problem(url, f"{PATH}/database.poolsize")
     assert (problem["status"], problem["code"]) == (404, "key_not_found")

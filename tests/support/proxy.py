@@ -1,6 +1,7 @@
-"""A TCP proxy that misbehaves on demand: stalls, delays, cuts in the middle of whatever passes, refuses."""
+"""A TCP proxy that misbehaves on demand: stalls, delays, buffers, cuts in the middle of whatever passes, refuses."""
 
 import asyncio
+import re
 import socket
 import struct
 from types import TracebackType
@@ -25,6 +26,9 @@ class TcpProxy:
         """Added before each piece that the server sends."""
         self.cut_after: int | None = None
         """Cut the connection after so many more bytes of the server's; each connection that sends counts down."""
+        self.hold_bytes = 0
+        """Keep what the server sends until so many bytes have come, the server ends or, for an answer of known length,
+        all of it is there: as proxies do that buffer."""
         self.sent = 0
         """Bytes of the server's that were passed on."""
         self.accepted = 0
@@ -123,10 +127,15 @@ class TcpProxy:
     async def _pass_answers(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event
     ) -> None:
+        held = b""
         while data := await reader.read(65536):
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
             await flowing.wait()
+            held += data
+            if len(held) < self.hold_bytes and not _is_whole(held):
+                continue
+            data, held = held, b""
             cut = self.cut_after is not None and len(data) >= self.cut_after
             if cut:
                 data = data[: self.cut_after]
@@ -140,7 +149,17 @@ class TcpProxy:
                 # What was written has to arrive; a reset would take it back.
                 writer.write_eof()
                 raise EOFError
+        if held:
+            writer.write(held)
+            writer.write_eof()
         raise EOFError
+
+
+def _is_whole(held: bytes) -> bool:
+    """Whether this ends an answer that says how long it is."""
+    head, end, body = held.partition(b"\r\n\r\n")
+    length = re.search(rb"\r\ncontent-length: *(\d+)", head.lower())
+    return bool(end) and (b" 304 " in head[:16] or (length is not None and len(body) >= int(length[1])))
 
 
 def reset(writer: asyncio.StreamWriter) -> None:

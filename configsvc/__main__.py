@@ -4,11 +4,14 @@ The base install has this entry point, but not the packages that the commands ne
 no command; those are in `cli/`.
 """
 
+import os
 import sys
 
 from configsvc import __version__
 
 EXIT_CONFIG = 78
+COMPLETION = "_CONFIGSVC_COMPLETE"
+"""Set by a shell that asks how a line may go on."""
 SERVER_EXTRA = ("prometheus_client", "rich", "ruamel", "structlog", "typer")
 
 
@@ -25,6 +28,9 @@ def main() -> None:
         if sys.argv[1:] in (["--version"], ["version"]):
             print(__version__)  # noqa: T201
             return
+        if COMPLETION in os.environ:
+            # A key was pressed in a shell: an error would land in the middle of what is being typed.
+            raise SystemExit(EXIT_CONFIG) from None
         print(  # noqa: T201 - rich may be what is missing
             f"configsvc: the service is not installed here, only the client (no module {missing}): "
             f"pip install 'configsvc[{'server,local' if sys.argv[1:2] == ['dev'] else 'server'}]'",

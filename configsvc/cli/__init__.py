@@ -19,7 +19,6 @@ from configsvc.cli.watch import watch
 app = typer.Typer(
     help="Configuration service on etcd: live configuration for applications.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -9,7 +9,7 @@ from configsvc.cli import exits
 from configsvc.cli.serve import ConfigFile, load_settings
 
 if TYPE_CHECKING:
-    from configsvc.checks import Finding
+    from configsvc.checks_etcd import Finding
 
 
 def check(
@@ -26,8 +26,9 @@ def check(
         ),
     ] = 6.0,
 ) -> None:
-    """Check etcd, its users, the scope and the port, as the settings name them. Changes nothing.
+    """Check etcd, its users, the scope and the port.
 
+    All as the settings name them; nothing is changed.
     Exit codes: 0 all is well (there may be warnings), 1 something would not work, 78 wrong settings.
     """
     settings = load_settings(config)

@@ -160,18 +160,28 @@ def _alike(name: str, names: list[str]) -> list[str]:
 
 
 def _files(settings: Settings) -> dict[str, Certificate | str]:
-    """The certificates that settings name; of several in one file the one that ends first."""
-    named = {"ETCD_CACERT": settings.etcd_cacert, "ETCD_CERT": settings.etcd_cert}
-    return {f"{variable} {path}": _earliest(path) for variable, path in named.items() if path}
+    """The certificates that settings name: the client's own, which comes first in its file, and of several authorities
+    the one that lasts longest, since any of them may be the one that is needed."""
+    found: dict[str, Certificate | str] = {}
+    if settings.etcd_cacert:
+        authorities = _certificates(settings.etcd_cacert)
+        found[f"ETCD_CACERT {settings.etcd_cacert}"] = (
+            authorities if isinstance(authorities, str) else max(authorities, key=lambda one: one.not_after)
+        )
+    if settings.etcd_cert:
+        chain = _certificates(settings.etcd_cert)
+        found[f"ETCD_CERT {settings.etcd_cert}"] = chain if isinstance(chain, str) else chain[0]
+    return found
 
 
-def _earliest(path: Path) -> Certificate | str:
+def _certificates(path: Path) -> list[Certificate] | str:
+    """All certificates of a PEM file, at least one; a text where it cannot be read."""
     try:
         blocks = _PEM.findall(path.read_text("ascii", "replace"))
         found = [read_certificate(ssl.PEM_cert_to_DER_cert(block)) for block in blocks]
     except (OSError, ValueError) as error:
         return str(error)
-    return min(found, key=lambda certificate: certificate.not_after) if found else "no certificate in it"
+    return found or "there is none in it"
 
 
 def _cache(folder: Path | None) -> str | None:

@@ -24,7 +24,7 @@ def get(
     ] = False,
     timeout_s: Timeout = 10.0,
 ) -> None:
-    """Print a value, or all of them, as a running service answers.
+    """Print a value, or all, of a running service.
 
     Exit codes: 0, 1 no such key or scope, 2 wrong arguments, 69 no service answers, 77 not allowed.
     """

@@ -19,9 +19,11 @@ def settings(
     config: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="All of them, or the one, as JSON.")] = False,
 ) -> None:
-    """Show the settings that serve would run with: value, unit, and where each comes from.
+    """Show the settings that serve would run with.
 
-    Secrets are never read. Exit codes: 0, 2 no such setting, 78 wrong settings (all of them listed).
+    Value, unit, and where each comes from. Secrets are never read.
+
+    Exit codes: 0, 2 no such setting, 78 wrong settings (all of them listed).
     """
     loaded = load_settings(config)
     from configsvc.cli import output
@@ -49,7 +51,7 @@ def _chosen(name: str | None) -> "list[Setting]":
     words = {word: setting for setting in TABLE for word in (setting.name, setting.env, setting.key)}
     found = words.get(name) or words.get(name.upper()) or words.get(name.lower())
     if found is None:
-        hint = near(name.upper(), [setting.env for setting in TABLE]) or near(name.lower(), list(words))
+        hint = near(name, list(words)) or near(name.upper(), list(words))
         exits.fail(exits.USAGE, f"no such setting: {ascii(name)[1:-1]}{hint}")
     return [found]
 

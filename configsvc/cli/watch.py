@@ -16,8 +16,9 @@ def watch(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     timeout_s: Timeout = 10.0,
 ) -> None:
-    """Print each change as it happens, until Ctrl-C; goes on by itself after the service was away.
+    """Print each change as it happens, until Ctrl-C.
 
+    Goes on by itself after the service was away.
     Exit codes: 0 after Ctrl-C, SIGTERM, or when nobody reads on; before the first answer those of get.
     """
     from configsvc.cli import exits

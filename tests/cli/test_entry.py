@@ -39,7 +39,14 @@ def test_version(arguments, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, f"configsvc {__version__}\n", "")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["dev", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        *([name, "--help"] for name in ("serve", "dev", "check", "settings", "get", "watch")),
+    ],
+)
 def test_help_imports_nothing_that_a_command_works_with(arguments, tmp_path):
     done = run(sys.executable, "-c", MODULES.format(arguments=arguments), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -67,6 +74,9 @@ def test_a_wrong_command_line_is_exit_2(arguments, tmp_path):
         (["ruamel"], ["dev"]),
         (["structlog"], ["serve"]),
         (["prometheus_client"], ["dev"]),
+        (["typer"], ["get", "database.pool_size"]),
+        (["ruamel"], ["settings"]),
+        (["ruamel"], ["check"]),
     ],
 )
 def test_without_the_servers_packages_one_line_says_what_to_install(missing, arguments, tmp_path):
@@ -103,3 +113,10 @@ def test_without_uvloop_the_service_runs_on_asyncio(tmp_path):
     )
     assert done.returncode == 69, done.stderr
     assert "nothing could be read from etcd" in done.stderr
+
+
+def test_a_shell_that_asks_for_completion_gets_no_errors(tmp_path):
+    done = without(
+        "typer", arguments=[], cwd=tmp_path, _CONFIGSVC_COMPLETE="complete_bash", COMP_WORDS="x", COMP_CWORD="1"
+    )
+    assert (done.stdout, done.stderr) == ("", "")

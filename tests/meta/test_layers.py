@@ -24,8 +24,9 @@ COMPOSITION = (
     "configsvc.web.build",
     "configsvc.web.server",
 )
-ENVIRON_READERS = ("configsvc.cli", "configsvc.probe")
-"""Of the service: the command line hands it to the settings; the probe is a program of its own. The client reads its own variables in its own place."""
+ENVIRON_READERS = ("configsvc.cli", "configsvc.probe", "configsvc.__main__")
+"""Of the service: the command line hands it to the settings, and `__main__` looks whether a shell asks for completion;
+a container's probe is a program of its own. The client reads its own variables in its own place."""
 
 
 def module_name(path: Path) -> str:
@@ -80,7 +81,7 @@ def layer(name: str) -> int:
 
 SERVICE = [name for name in MODULES if within(name, "configsvc")]
 CLIENT = [name for name in MODULES if within(name, "configsvc_client")]
-JUDGES = {"configsvc.checks", "configsvc.permissions", "configsvc.etcd.facts"}
+JUDGES = {"configsvc.checks", "configsvc.checks_etcd", "configsvc.permissions", "configsvc.etcd.facts"}
 """Above the core, for they know etcd, and as pure."""
 PURE = [name for name in MODULES if layer(name) <= 1 or name in JUDGES]
 

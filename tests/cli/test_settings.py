@@ -1,0 +1,105 @@
+"""`configsvc settings` as a process: values, origins, and nothing that is secret."""
+
+import json
+
+import pytest
+
+from configsvc.settings import TABLE
+from tests.cli.commands import CONFIGSVC, run
+
+SETTINGS = (*CONFIGSVC, "settings")
+
+
+def rows(done):
+    assert done.returncode == 0, done.stderr
+    return {row["variable"]: row for row in json.loads(done.stdout)}
+
+
+def test_every_setting_with_its_origin(tmp_path):
+    (tmp_path / "config-service.yaml").write_text("service_name: payments\nstream:\n  max: 7\n")
+    found = rows(run(*SETTINGS, "--json", cwd=tmp_path, CONFIGSVC_HEARTBEAT_S="2.5", CONFIGSVC_DRAIN_S="10"))
+    assert list(found) == [setting.env for setting in TABLE]
+    name = found["SERVICE_NAME"]
+    assert (name["value"], name["origin"], name["where"]) == ("payments", "file", "config-service.yaml:1: service_name")
+    heartbeat = found["CONFIGSVC_HEARTBEAT_S"]
+    assert (heartbeat["value"], heartbeat["unit"], heartbeat["origin"]) == (2.5, "s", "environment")
+    assert found["CONFIGSVC_MAX_STREAMS"]["where"] == "config-service.yaml:3: stream.max"
+    # Set to what is the default anyway: still set.
+    assert found["CONFIGSVC_DRAIN_S"]["default"] is False
+    assert found["CONFIGSVC_LISTEN"] | {"description": ""} == {
+        "variable": "CONFIGSVC_LISTEN",
+        "key": "listen",
+        "value": "127.0.0.1:8080",
+        "unit": "",
+        "default": True,
+        "origin": "default",
+        "where": None,
+        "description": "",
+    }
+    assert found["CONFIGSVC_MODE"]["value"] == "sidecar", "the effective value, where a rule decides"
+    assert found["CONFIG_ENVIRONMENT"]["value"] is None
+
+
+def test_a_central_service_has_an_environment_for_its_clients(tmp_path):
+    found = rows(run(*SETTINGS, "--json", cwd=tmp_path, CONFIGSVC_MODE="central", CONFIG_ENVIRONMENT="production"))
+    assert found["CONFIG_ENVIRONMENT"]["value"] == "production"
+
+
+def test_in_a_pipe_a_line_for_each(tmp_path):
+    done = run(*SETTINGS, cwd=tmp_path, SERVICE_NAME="payments", ETCD_ENDPOINTS="a,b:1")
+    assert done.returncode == 0
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines] == [setting.env for setting in TABLE]
+    assert ["SERVICE_NAME", "payments", "", "environment SERVICE_NAME"] in lines
+    assert ["ETCD_ENDPOINTS", "http://a:2379,http://b:1", "", "environment ETCD_ENDPOINTS"] in lines
+    assert ["CONFIGSVC_DRAIN_S", "10", "s", "default"] in lines
+    assert ["CONFIGSVC_CACHE_DIR", "(not set)", "", "default"] in lines
+
+
+@pytest.mark.parametrize("name", ["heartbeat_s", "CONFIGSVC_HEARTBEAT_S", "configsvc_heartbeat_s"])
+def test_one_is_explained(name, tmp_path):
+    done = run(*SETTINGS, name, cwd=tmp_path, SERVICE_NAME="payments")
+    assert done.stdout.startswith("CONFIGSVC_HEARTBEAT_S = 5 s\nfrom: default\nin the file: heartbeat_s\n\nHow often ")
+    one = json.loads(run(*SETTINGS, name, "--json", cwd=tmp_path, SERVICE_NAME="payments").stdout)
+    assert one["value"] == 5.0
+
+
+def test_an_unknown_name_is_exit_2_with_a_near_one(tmp_path):
+    done = run(*SETTINGS, "hartbeat_s", cwd=tmp_path, SERVICE_NAME="payments")
+    assert done.returncode == 2
+    assert done.stderr == "configsvc: no such setting: hartbeat_s; did you mean heartbeat_s?\n"
+
+
+def test_secrets_are_not_shown(tmp_path):
+    (tmp_path / "password").write_text("hunter2")
+    done = run(
+        *SETTINGS,
+        cwd=tmp_path,
+        SERVICE_NAME="payments",
+        ETCD_USER="payments",
+        ETCD_PASSWORD_FILE="password",
+        ETCD_PASSWORD="hunter2",
+        CONFIGSVC_HEARTBEAT="3",
+    )
+    assert done.returncode == 0
+    assert "ETCD_PASSWORD_FILE\tpassword\t" in done.stdout
+    assert "hunter2" not in done.stdout + done.stderr
+    assert done.stderr.splitlines() == [
+        "configsvc: warning: CONFIGSVC_HEARTBEAT: no such setting; did you mean CONFIGSVC_HEARTBEAT_S?",
+        "configsvc: warning: ETCD_PASSWORD: no such setting; did you mean ETCD_PASSWORD_FILE?",
+    ]
+
+
+def test_wrong_settings_are_those_of_serve(tmp_path):
+    wrong = {"ETCD_ENDPOINTS": "http://u:hunter2@etcd:2379", "CONFIGSVC_DRAIN_S": "soon"}
+    done = run(*SETTINGS, cwd=tmp_path, **wrong)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr == run(*CONFIGSVC, "serve", cwd=tmp_path, **wrong).stderr
+    assert len(done.stderr.splitlines()) == 3
+    assert "hunter2" not in done.stderr
+
+
+def test_the_file_of_the_option(tmp_path):
+    (tmp_path / "other.yaml").write_text("service_name: orders\n")
+    found = rows(run(*SETTINGS, "--json", "--config", "other.yaml", cwd=tmp_path))
+    assert found["SERVICE_NAME"]["where"] == "other.yaml:1: service_name"

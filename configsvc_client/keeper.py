@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from configsvc_client.disk import Files
 from configsvc_client.lastgood import REFRESH_S
+from configsvc_client.protocol import EventId
 from configsvc_client.session import Proof
 
 logger = logging.getLogger("configsvc_client")
@@ -44,6 +45,7 @@ class Keeper:
     def __init__(self, files: Files, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.files = files
         self._clock = clock
+        self._position: EventId | None = None
         self._noted: _Noted | None = None
         self._saved: _Noted | None = None
         self._stepped_back = False
@@ -64,13 +66,18 @@ class Keeper:
         self._thread.start()
         _keepers.add(self)
 
+    def begin(self, position: EventId) -> None:
+        """Take note that the session goes on from the file: a state before it is a step back."""
+        self._position = position
+
     def note(self, proof: Proof | None) -> None:
         """Take a state that a service has proved. To be called for each one, and for each proof of the same one."""
-        before = self._noted
         if proof is None:
             return
-        if before is not None and before.proof.position.epoch == proof.position.epoch:
-            self._stepped_back |= proof.position.revision < before.proof.position.revision
+        before, held = self._noted, self._position
+        if held is not None and held.epoch == proof.position.epoch and held.revision > proof.position.revision:
+            self._stepped_back = True
+        self._position = proof.position
         self._noted = _Noted(proof, self._clock())
         if before is None or before.proof.snapshot is not proof.snapshot:
             self._changed.put(None)

@@ -75,8 +75,10 @@ class _Start:
             self._loop.call_soon_threadsafe(call)
 
     def _take_kept(self, kept: Proof | None) -> None:
-        if kept is not None:
-            self._state.session.adopt(kept, time.monotonic())
+        session = self._state.session
+        if kept is not None and session.position is None:
+            session.adopt(kept, time.monotonic())
+            self._keeper.begin(kept.position)
         self._loaded.set()
         self.look()
         if not self._is_released and math.isfinite(wait_s := self._wait_s()):

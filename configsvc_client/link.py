@@ -20,7 +20,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from configsvc_client.errors import LinkError
+from configsvc_client.errors import Kind, LinkError
 from configsvc_client.fork import Sockets
 from configsvc_client.options import Endpoint, Options, is_name
 from configsvc_client.poll import Answer, Ask, read_answer, unpacked
@@ -205,7 +205,7 @@ class Link:
             if response.status not in (200, 304, 404):
                 await _check(response)
             max_bytes = self._options.tuning.max_event_bytes
-            packed = await _body(response, max_bytes)
+            packed = await _body(response, max_bytes, "garbage")
             body = unpacked(packed, response.headers.get("Content-Encoding", ""), max_bytes)
         finally:
             response.close()
@@ -387,13 +387,13 @@ async def _check(response: aiohttp.ClientResponse) -> None:
     )
 
 
-async def _body(response: aiohttp.ClientResponse, max_bytes: int = _MAX_BODY) -> bytes:
+async def _body(response: aiohttp.ClientResponse, max_bytes: int = _MAX_BODY, kind: Kind = "not_configsvc") -> bytes:
     """A body, whole; more than that is not from this service."""
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > max_bytes:
-            raise LinkError("not_configsvc", f"the answer is longer than {max_bytes} bytes")
+            raise LinkError(kind, f"the answer is longer than {max_bytes} bytes")
     return bytes(body)
 
 

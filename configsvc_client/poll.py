@@ -87,6 +87,11 @@ class Polls:
         self._answered_at = None
         self._heard = False
 
+    def inherit(self, other: "Polls", endpoint: Endpoint) -> None:
+        """Begin with what another process has found out about proxies."""
+        self._silent, self._trials, self.interval_s = dict(other._silent), dict(other._trials), other.interval_s
+        self.at(endpoint)
+
     @property
     def is_polling(self) -> bool:
         """Whether polls are the link at this address."""
@@ -165,10 +170,11 @@ class Polls:
             suspect_at = silent_since + (limit_s if is_open else min(limit_s, self._impatient_s))
         return max(suspect_at, self._next_at.get(self._url, 0.0))
 
-    def asked(self, heartbeat_s: float, now: float) -> None:
-        """A poll is being made."""
+    def asked(self, heartbeat_s: float, now: float) -> float:
+        """A poll is being made; returns the heartbeat that it is one of."""
         interval_s = self.interval_s if self.is_polling else heartbeat_s
         self._next_at[self._url] = now + interval_s * self._random.uniform(*SPREAD)
+        return interval_s
 
     def answered(self, now: float) -> None:
         """It was answered."""

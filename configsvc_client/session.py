@@ -177,6 +177,7 @@ class Session:
         self.namespace, self.environment = other.namespace, other.environment
         self.last_error, self.heartbeat_s, self._index = other.last_error, other.heartbeat_s, other._index
         self.snapshot, held = other.snapshot, other.position
+        self._polls.inherit(other._polls, self.endpoint)
         if self.snapshot is None:
             return
         # A step changes the snapshot first. What it had not come to is made up for here.
@@ -300,6 +301,7 @@ class Session:
             self._slow.clear()
         stays = decision == "retry" and self._proved_here
         self._proved_here = self._polled_here = False
+        self._not_live_since = None
         self._floor = self.position
         if not stays:
             self._index = (self._index + 1) % len(self._endpoints)
@@ -413,12 +415,15 @@ class Session:
             why = f"it is at {position}, a history that this client left for {held}"
         else:
             return None
-        if self._doubt_since is None:
-            self._doubt_since = now
-        waited = now - self._doubt_since
+        waited = self._doubted_for(now)
         if waited < self._tuning.believe_after_s:
             raise LinkError("older", f"older state refused: {why}")
         return f"older state believed, no service offered better for {waited:.0f} s: {why}"
+
+    def _doubted_for(self, now: float) -> float:
+        if self._doubt_since is None:
+            self._doubt_since = now
+        return now - self._doubt_since
 
     def _change(self, event: Event, now: float) -> Outcome:
         delta = decode_delta(event.data)
@@ -503,8 +508,7 @@ class Session:
         """A poll begins; returns for how long its answer is worth waiting. Raises `LinkError` to leave the address."""
         if self._polls.is_polling and now >= self._impatient_at():
             raise self._not_live()
-        self._polls.asked(self.heartbeat_s, now)
-        return min(self._tuning.connect_timeout_s, self.heartbeat_s)
+        return min(self._tuning.connect_timeout_s, self._polls.asked(self.heartbeat_s, now))
 
     def ask(self) -> Ask:
         """What to ask for."""
@@ -523,9 +527,11 @@ class Session:
             # The stream was quicker.
             self._polls.answered(now)
             return _NOTHING
-        is_behind = held is not None and position.epoch == held.epoch and position.revision < held.revision
-        if is_behind and (answer.baseline is None or answer.source != "live"):
-            return self._polled_not_live("behind", now)
+        if held is not None and position.epoch == held.epoch and position.revision < held.revision:
+            # Replicas behind one address are never quite in step. One that stays behind for long has another past.
+            can_believe = answer.baseline is not None and answer.source == "live"
+            if not can_believe or self._doubted_for(now) < self._tuning.believe_after_s:
+                return self._polled_behind(position, now)
         if answer.baseline is None:
             if self.snapshot is not ask.snapshot:
                 return _NOTHING
@@ -541,13 +547,18 @@ class Session:
             self._proved(now)
         else:
             self._proved_by(now - answer.staleness_s)
-            self._polled_not_live("stale", now)
+            self.service_state = "stale"
+            self._heard_not_live("stale", now)
         return Outcome(self.snapshot if changed else None, notice)
 
-    def _polled_not_live(self, state: str, now: float) -> Outcome:
+    def _polled_behind(self, position: EventId, now: float) -> Outcome:
+        """No proof, and nothing against the state either: it ages from here on."""
         self._polls.answered(now)
-        self.service_state = state
-        self._heard_not_live(state, now)
+        self._link_live = False
+        if self._not_live_since is None:
+            self._not_live_since = now
+        self.service_state = "behind"
+        self.last_error = f"{self.endpoint.url}: the service is behind, at {position}"
         return _NOTHING
 
     def poll_failed(self, error: LinkError, now: float) -> bool:

@@ -188,7 +188,7 @@ async def test_a_frozen_service_is_left_for_the_next_one() -> None:
         (answer(302, headers={"Location": "/elsewhere"}), "redirect"),
         (answer(200, body={}), "not application/json"),
         (never, "no answer"),
-        (state({"a": 0}, 4), "older state refused"),
+        (state({"a": 0}, 4), "behind"),
     ],
 )
 async def test_polls_that_fail_send_the_client_on(bad: Handler, told: str) -> None:

@@ -1,7 +1,7 @@
 """Whatever happens on the way, a client shows a state that the store had, never an older one, and then the newest.
 
 The service's feed and the client's session back to back, in memory: replicas lag, restart and change epoch, the bytes
-between are cut anywhere and lost anywhere.
+between are cut anywhere and lost anywhere, and polls ask beside the stream and are answered late.
 """
 
 from random import Random
@@ -14,6 +14,7 @@ from configsvc.core.feed import Feed, Update, status_frame
 from configsvc.core.model import Scope
 from configsvc_client.errors import LinkError
 from configsvc_client.options import Tuning, resolve
+from configsvc_client.poll import Answer, Ask, read_answer
 from configsvc_client.protocol import Delta, Entry, EventId, Status, parse_event_id
 from configsvc_client.session import MAX_LEFT_EPOCHS, Session
 from configsvc_client.snapshot import Snapshot, same_value
@@ -122,20 +123,60 @@ class Client:
         self.urls = urls
         self.session = Session(options, Random(1), 0.0)
         self.now = 0.0
-        self.refused = False
+        self.has_polled = False
+        self.asked: list[tuple[Ask, Answer]] = []
         self.connect()
+
+    @property
+    def replica(self) -> Replica:
+        return self.replicas[self.urls.index(self.session.endpoint.url)]
 
     def connect(self) -> None:
         attempt = self.session.attempt()
         # Over the wire an id is text.
         last = parse_event_id(str(attempt.last_event_id)) if attempt.last_event_id else None
-        self.stream = Stream(self.replicas[self.urls.index(attempt.endpoint.url)], last)
+        self.stream = Stream(self.replica, last)
         self.decoder = Decoder()
+        self.session.asked(self.now)
         self.session.opened(self.now)
 
     def lose(self, error: LinkError) -> None:
+        if self.session.stream_lost(error, self.now) is None:
+            self.leave(error)
+        else:
+            self.connect()
+
+    def leave(self, error: LinkError) -> None:
         self.session.lost(error, self.now)
+        self.asked.clear()
         self.connect()
+
+    def ask(self, at: int) -> None:
+        """A poll is answered by one of the replicas, perhaps not the stream's: they may share an address."""
+        replica, ask = self.replicas[at % len(self.replicas)], self.session.ask()
+        feed = replica.feed
+        status, body = (304, b"") if ask.etag == f'"{feed.etag}"' else (200, feed.body("entries"))
+        headers = {"Configsvc-Revision": str(replica.proved), "Configsvc-Source": "live", "ETag": f'"{feed.etag}"'}
+        answer = read_answer(ask, status, "application/json", headers, body, scope=(SCOPE.namespace, SCOPE.environment))
+        assert answer
+        self.session.polls(self.now)
+        self.asked.append((ask, answer))
+
+    def answer(self) -> None:
+        """The oldest answer arrives."""
+        if not self.asked:
+            return
+        self.now += 0.1
+        before = self.session.position
+        try:
+            self.has_polled = True
+            self.session.polled(*self.asked.pop(0), self.now)
+            self.check(before)
+        except LinkError as error:
+            if error.kind != "older":
+                raise
+            if self.session.poll_failed(error, self.now):
+                self.leave(error)
 
     def deliver(self, size: int) -> None:
         self.stream.pull()
@@ -147,7 +188,8 @@ class Client:
                 self.session.receive(event, self.now)
                 self.check(before)
         except LinkError as error:
-            if error.kind != "older":
+            # What a stream says of a history that a poll has just moved on from makes no sense to it.
+            if error.kind not in ("older", "garbage" if self.has_polled else "older"):
                 raise
             self.lose(error)
 
@@ -178,7 +220,9 @@ STEPS = st.lists(
         st.tuples(st.just("advance"), st.integers(0, 2), st.sampled_from([1, 2, 50])),
         st.tuples(st.just("restart"), st.integers(0, 2)),
         st.tuples(st.just("deliver"), st.sampled_from([10**6, 10**6, 10**6, 300, 40, 1])),
-        st.tuples(st.just("lose"), st.sampled_from(["stalled", "ended", "garbage"])),
+        st.tuples(st.just("lose"), st.sampled_from(["stalled", "stalled", "ended", "garbage"])),
+        st.tuples(st.just("ask"), st.integers(0, 2)),
+        st.tuples(st.just("answer")),
     ),
     min_size=10,
     max_size=80,
@@ -208,12 +252,19 @@ def test_a_client_never_steps_back_and_ends_equal_to_the_store(steps: list[Any],
             replicas[rest[0] % count].restart()
         elif kind == "deliver":
             client.deliver(rest[0])
+        elif kind == "ask":
+            client.ask(rest[0])
+        elif kind == "answer":
+            client.answer()
         else:
             client.lose(LinkError(rest[0], "lost"))
     for replica in replicas:
         replica.advance(len(store.steps))
     client.deliver(10**9)
     client.deliver(10**9)
+    client.asked.clear()
+    client.ask(0)
+    client.answer()
     revision, newest, _ = store.steps[-1]
     assert client.session.position == EventId(newest.epoch, revision)
     assert client.session.snapshot is not None

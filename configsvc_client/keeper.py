@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from random import Random
 from typing import NamedTuple
 
 from configsvc_client.disk import Files
@@ -21,8 +22,10 @@ from configsvc_client.session import Proof
 
 logger = logging.getLogger("configsvc_client")
 
-WRITE_EVERY_S = 5.0
+WRITE_EVERY_S = 1.0
 """A scope that changes all the time is written at most so often, and at the end."""
+SPREAD_S = 0.25
+"""Processes of one application hear of a change together; the first to write saves the others from it."""
 IDLE_SHARE = 50.0
 """So many times as long as a write took is waited after it: large states on slow disks are written more seldom."""
 RETRY_S = 30.0
@@ -42,8 +45,11 @@ class Keeper:
     Make another one in a forked child: threads are not inherited.
     """
 
-    def __init__(self, files: Files, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, files: Files, *, clock: Callable[[], float] = time.monotonic, random: Random | None = None
+    ) -> None:
         self.files = files
+        self._random = random or Random()
         self._clock = clock
         self._position: EventId | None = None
         self._noted: _Noted | None = None
@@ -62,8 +68,9 @@ class Keeper:
 
         Without `loaded` the file is not read. Raises `RuntimeError` where there can be no more threads.
         """
-        self._thread = threading.Thread(target=self._run, args=(loaded, ended), name="configsvc-disk", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=(loaded, ended), name="configsvc-disk", daemon=True)
+        thread.start()
+        self._thread = thread
         _keepers.add(self)
 
     def begin(self, position: EventId) -> None:
@@ -108,19 +115,26 @@ class Keeper:
         while not self._is_stopped:
             with contextlib.suppress(queue.Empty):
                 self._changed.get(timeout=REFRESH_S)
+            if self._saved is not None:
+                # The first one at once: a process may be short-lived.
+                self._pause(self._random.uniform(0.0, SPREAD_S))
             with contextlib.suppress(queue.Empty):
                 while True:
                     self._changed.get_nowait()
             started = self._clock()
             pause_s = RETRY_S
             if self._save():
-                pause_s = max(WRITE_EVERY_S, IDLE_SHARE * (self._clock() - started))
+                pause_s = min(max(WRITE_EVERY_S, IDLE_SHARE * (self._clock() - started)), REFRESH_S)
             else:
                 self._changed.put(None)
-            if not self._is_stopped:
-                with contextlib.suppress(queue.Empty):
-                    self._stop.get(timeout=pause_s)
+            self._pause(pause_s)
         self._save()
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, though not for longer than until the end."""
+        if not self._is_stopped:
+            with contextlib.suppress(queue.Empty):
+                self._stop.get(timeout=seconds)
 
     def _save(self) -> bool:
         noted = self._noted

@@ -318,6 +318,9 @@ class Session:
         self._opened_at = self.service_state = None
 
     def _delay(self, error: LinkError, *, stays: bool) -> float:
+        if error.kind == "unreachable" and not self.is_proved and self._failures < len(self._endpoints) - 1:
+            # At the start an application waits, for as long as there are addresses that nobody has tried.
+            return 0.0
         all_slow = len(self._slow) == len(self._endpoints)
         backoff = self._tuning.slow_backoff if all_slow else self._tuning.backoff
         # What a service asked for counts for itself; another address need not wait, unless a whole herd goes there.

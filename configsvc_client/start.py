@@ -59,12 +59,21 @@ class _Start:
     async def load(self) -> None:
         """Begin with what the file holds. A disk that takes longer is not waited for; it is taken when it comes."""
         ended = partial(self._from_thread, self._ended.set)
-        if self._state.session.position is not None:
-            # In a forked child, or on another loop: what is held is no older than the file.
-            self._keeper.start(None, ended)
+        held = self._state.session.position
+        try:
+            if held is None:
+                self._keeper.start(lambda kept: self._from_thread(partial(self._take_kept, kept)), ended)
+            else:
+                # In a forked child, or on another loop: what is held is no older than the file.
+                self._keeper.begin(held)
+                self._keeper.start(None, ended)
+        except RuntimeError as error:
+            logger.warning("no last-known-good file is read or kept: %s", error)
+            self._ended.set()
+            self._loaded.set()
+        if held is not None or self._loaded.is_set():
             self._take_kept(None)
             return
-        self._keeper.start(lambda kept: self._from_thread(partial(self._take_kept, kept)), ended)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOAD_TIMEOUT_S):
                 await self._loaded.wait()

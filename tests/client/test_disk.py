@@ -390,7 +390,13 @@ class Kept:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("WRITE_EVERY_S", 0.02), ("IDLE_SHARE", 0.0), ("RETRY_S", 0.02), ("REFRESH_S", 0.05)):
+    for name, value in (
+        ("WRITE_EVERY_S", 0.02),
+        ("SPREAD_S", 0),
+        ("IDLE_SHARE", 0.0),
+        ("RETRY_S", 0.02),
+        ("REFRESH_S", 0.05),
+    ):
         monkeypatch.setattr(keeper, name, value)
     monkeypatch.setattr(lastgood, "REFRESH_S", 0.05)
 

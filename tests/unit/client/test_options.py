@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from configsvc_client.errors import ConfigKeyError, InvalidOption
-from configsvc_client.options import Endpoint, resolve
+from configsvc_client.options import CacheFolder, Endpoint, resolve
 
 
 def test_nothing_said_means_the_places_where_a_sidecar_is_and_no_trust_in_them() -> None:
@@ -70,6 +70,12 @@ def test_a_token_file_may_be_a_path() -> None:
         {"start_timeout_s": float("nan")},
         {"max_staleness_s": 0},
         {"heartbeat_s": float("inf")},
+        {"cache_max_age_s": 0},
+        {"cache_max_age_s": float("nan")},
+        {"cache_dir": ""},
+        {"cache_dir": " "},
+        {"cache_dir": "a\0b"},
+        {"cache_dir": "~/cache"},
     ],
 )
 def test_what_cannot_be_right_is_refused_by_name(wrong: dict[str, Any]) -> None:
@@ -111,3 +117,39 @@ def test_a_key_error_names_near_keys_and_survives_pickling() -> None:
     again = pickle.loads(pickle.dumps(error))
     assert (again.key, str(again)) == (error.key, str(error))
     assert "near: database.pool_size" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("environ", "argument", "expected"),
+    [
+        ({}, None, None),
+        ({"HOME": "/h"}, None, CacheFolder(path="/h/.cache/configsvc/client", named=False, below="/h")),
+        ({"HOME": "/h/"}, None, CacheFolder(path="/h/.cache/configsvc/client", named=False, below="/h/")),
+        ({"HOME": "/h", "XDG_CACHE_HOME": "/x"}, None, CacheFolder(path="/x/configsvc/client", named=False)),
+        # Relative: to be ignored, says the specification.
+        (
+            {"HOME": "/h", "XDG_CACHE_HOME": "x"},
+            None,
+            CacheFolder(path="/h/.cache/configsvc/client", named=False, below="/h"),
+        ),
+        # Containers with a random uid.
+        ({"HOME": ""}, None, None),
+        ({"HOME": "/"}, None, None),
+        ({"HOME": "//"}, None, None),
+        ({"HOME": "h"}, None, None),
+        ({"LOCALAPPDATA": "C:/l"}, None, CacheFolder(path="C:/l/configsvc/client", named=False, below="C:/l")),
+        ({"HOME": "/h", "CONFIGSVC_CACHE_DIR": "/c"}, None, CacheFolder(path="/c", named=True)),
+        ({"HOME": "/h", "CONFIGSVC_CACHE_DIR": "~/c"}, None, CacheFolder(path="/h/c", named=True)),
+        ({"HOME": "/h", "CONFIGSVC_CACHE_DIR": "off"}, None, None),
+        (
+            {"HOME": "/h", "CONFIGSVC_CACHE_DIR": " "},
+            None,
+            CacheFolder(path="/h/.cache/configsvc/client", named=False, below="/h"),
+        ),
+        ({"CONFIGSVC_CACHE_DIR": "off"}, "/c", CacheFolder(path="/c", named=True)),
+        ({"CONFIGSVC_CACHE_DIR": "/c"}, "off", None),
+        ({}, Path("/c"), CacheFolder(path="/c", named=True)),
+    ],
+)
+def test_the_folder_of_the_files(environ: dict[str, str], argument: Any, expected: CacheFolder | None) -> None:
+    assert resolve(environ, cache_dir=argument).cache == expected

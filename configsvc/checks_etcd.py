@@ -47,7 +47,7 @@ def judge_endpoint(endpoint: EndpointFacts, now: datetime, *, answering: int) ->
             check="endpoint",
             subject=endpoint.url,
             text=endpoint.error + ("; the service goes on with those that answer" if answering else ""),
-            todo="start etcd there, or correct ETCD_ENDPOINTS",
+            todo=_how_to_reach(endpoint, endpoint.error),
         )
     else:
         yield Finding(
@@ -60,6 +60,21 @@ def judge_endpoint(endpoint: EndpointFacts, now: datetime, *, answering: int) ->
         yield from _member(endpoint)
     if endpoint.progress is not None:
         yield _progress(endpoint, endpoint.progress)
+
+
+def _how_to_reach(endpoint: EndpointFacts, error: str) -> str:
+    if endpoint.other_scheme:
+        other = "http" if endpoint.url.startswith("https:") else "https"
+        return f"it answers by {other}: write {other}:// in ETCD_ENDPOINTS" + (
+            ", and name its authority in ETCD_CACERT" if other == "https" else ""
+        )
+    if "not trusted" in error:
+        return "name the authority that signed etcd's certificate in ETCD_CACERT, and etcd by a name that is in it"
+    if "alert" in error.lower() and "certificate" in error.lower():
+        return "etcd asks for a client certificate: set ETCD_CERT and ETCD_KEY to one that it knows"
+    if "does not answer like etcd" in error:
+        return "name etcd's client URL in ETCD_ENDPOINTS (usually port 2379; 2380 is for its members)"
+    return "start etcd there, or correct ETCD_ENDPOINTS"
 
 
 def _version_and_clock(endpoint: EndpointFacts) -> Iterator[Finding]:
@@ -131,7 +146,11 @@ def _compaction(endpoint: EndpointFacts) -> Finding:
             level="unknown", text="cannot tell how much history it keeps: its /metrics is not served here", **about
         )
     if endpoint.history <= MUCH_HISTORY:
-        return Finding(level="ok", text=f"keeps {endpoint.history} revisions of history", **about)
+        return Finding(
+            level="ok",
+            text=f"keeps {endpoint.history} revision{'' if endpoint.history == 1 else 's'} of history",
+            **about,
+        )
     return Finding(
         level="warning",
         text=f"keeps {endpoint.history} revisions of history; without compaction its data grows until it is full",

@@ -40,6 +40,8 @@ async def follow(options: Options, keys: list[str], timeout_s: float, *, as_json
         namespace=scope.namespace,
         environment=scope.environment,
         token_file=options.token_file,
+        # What was so at some time is no change; and the folder is the application's.
+        cache_dir="off",
     )
     client.on_change(changes.put_nowait)
     async with client:

@@ -148,7 +148,7 @@ def _reason(error: OSError) -> str:
     """An error of the operating system in its own words, without addresses and numbers."""
     if (error.errno or 0) > 0 and not isinstance(error, socket.gaierror | ssl.SSLError):
         return os.strerror(error.errno or 0).lower()
-    return error.strerror or str(error)
+    return error.strerror or str(error) or type(error).__name__
 
 
 def _decoded(answer: Answer) -> _Self:

@@ -41,6 +41,8 @@ class EndpointFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     url: str
     error: str | None = None
+    other_scheme: bool = False
+    """Whether something answers there by `http` where `https` was configured, or the reverse."""
     refused: str | None = None
     version: str | None = None
     cluster_id: str | None = None

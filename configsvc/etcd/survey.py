@@ -18,7 +18,7 @@ import msgspec
 
 from configsvc.etcd import wire
 from configsvc.etcd.auth import Auth
-from configsvc.etcd.classify import TokenRefused
+from configsvc.etcd.classify import NotEtcd, TokenRefused
 from configsvc.etcd.facts import (
     Alarm,
     Certificate,
@@ -112,14 +112,19 @@ class Survey:
 
     async def endpoint(self, url: str, quiet: bytes) -> EndpointFacts:
         """What one endpoint says. `quiet` is a prefix that we may watch and where next to nothing changes."""
-        certificate = await self._certificate(url)
+        certificate = await self._certificate(url) if url.startswith("https:") else None
         try:
             version, skew_s = await self._version(url)
         except EtcdError as error:
-            return EndpointFacts(url=url, error=error.detail, certificate=certificate)
+            # Who is silent or not there at all would be so by the other scheme too.
+            hopeless = "no answer in time" in error.detail or "refused" in error.detail
+            other = not hopeless and await self._other_scheme(url)
+            return EndpointFacts(url=url, error=error.detail, other_scheme=other, certificate=certificate)
         known = EndpointFacts(url=url, version=version, skew_s=skew_s, certificate=certificate)
         try:
             status: _Status = await self._ask(url, "/v3/maintenance/status", {}, _Status)
+        except NotEtcd as error:
+            return msgspec.structs.replace(known, version=None, error=error.detail)
         except EtcdError as error:
             return msgspec.structs.replace(known, refused=error.detail)
         samples, progress = await asyncio.gather(
@@ -206,24 +211,39 @@ class Survey:
         return WatchStream(response, WatchReader(), url)
 
     async def _certificate(self, url: str) -> Certificate | None:
-        """The certificate that the server shows, trusted or not; None without TLS or without an answer."""
-        parts = urlsplit(url)
-        if parts.scheme != "https":
+        """The certificate that the server shows, trusted or not; None where there is none to be had."""
+        try:
+            shown = await self._handshake(url)
+            return read_certificate(shown) if shown else None
+        except (OSError, TimeoutError, ValueError):
             return None
+
+    async def _handshake(self, url: str) -> bytes | None:
+        """Make a TLS connection, whatever the URL's scheme, and return the certificate that was shown."""
         context = self._tls.context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE  # only its dates are read, and nothing is sent
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                _, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=context)
-        except (OSError, TimeoutError):
-            return None
-        shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        parts = urlsplit(url)
+        async with asyncio.timeout(self._timeout_s):
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=context)
+        shown: bytes | None = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         writer.transport.abort()
+        return shown
+
+    async def _other_scheme(self, url: str) -> bool:
+        """Whether the same address answers by the other of http and https."""
+        scheme, _, rest = url.partition("://")
         try:
-            return read_certificate(shown) if shown else None
-        except ValueError:
-            return None
+            if scheme == "https":
+                await self._send(f"http://{rest}", "/version", None)
+            else:
+                await self._handshake(url)
+        except ssl.SSLError as error:
+            # It wants a certificate of ours: only TLS says so.
+            return "ALERT" in (error.reason or "")
+        except (EtcdError, OSError, TimeoutError):
+            return False
+        return True
 
     # ---- the cluster, and who we are in it ---------------------------------------------------------------------------
 

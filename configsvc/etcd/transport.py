@@ -213,4 +213,4 @@ def reason(error: OSError) -> str:
     """An error of the operating system in its own words, without addresses and numbers."""
     if error.errno is not None and error.errno > 0 and not isinstance(error, socket.gaierror | ssl.SSLError):
         return os.strerror(error.errno).lower()
-    return error.strerror or str(error)
+    return error.strerror or str(error) or type(error).__name__

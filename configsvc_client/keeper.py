@@ -7,6 +7,7 @@ from any thread and in a finalizer, because neither takes a lock. A disk that ha
 import atexit
 import contextlib
 import logging
+import math
 import queue
 import threading
 import time
@@ -56,6 +57,7 @@ class Keeper:
         self._saved: _Noted | None = None
         self._stepped_back = False
         self._is_stopped = False
+        self._stopped_at = math.inf
         self._changed: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._stop: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -91,14 +93,15 @@ class Keeper:
 
     def stop(self) -> None:
         """Tell the thread to write what is left and to end."""
+        self._stopped_at = min(self._stopped_at, time.monotonic())
         self._is_stopped = True
         self._changed.put(None)
         self._stop.put(None)
 
-    def join(self, timeout_s: float) -> None:
-        """Wait for the end, for as long as it may take."""
+    def join(self) -> None:
+        """Wait for the end, until `STOP_TIMEOUT_S` after the first `stop`."""
         if self._thread is not None:
-            self._thread.join(timeout_s)
+            self._thread.join(max(0.0, self._stopped_at + STOP_TIMEOUT_S - time.monotonic()))
 
     def _run(self, loaded: Callable[[Proof | None], None] | None, ended: Callable[[], None]) -> None:
         try:
@@ -159,6 +162,5 @@ def _stop_all() -> None:
     keepers = list(_keepers)
     for keeper in keepers:
         keeper.stop()
-    until = time.monotonic() + STOP_TIMEOUT_S
     for keeper in keepers:
-        keeper.join(max(0.0, until - time.monotonic()))
+        keeper.join()

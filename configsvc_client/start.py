@@ -126,4 +126,3 @@ class _Start:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self._ended.wait()
-        self._keeper.join(0)

@@ -26,7 +26,7 @@ from configsvc_client.protocol import Entry, EventId
 from configsvc_client.session import Proof
 from configsvc_client.snapshot import Snapshot
 from configsvc_client.sse import MAX_EVENT_BYTES
-from tests.client.support import DEADLINE_S, EPOCH, FAST, OTHER_EPOCH, SCOPE, eventually_sync
+from tests.client.support import EPOCH, FAST, OTHER_EPOCH, SCOPE, eventually_sync
 
 needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="gives files away")
 
@@ -385,7 +385,7 @@ class Kept:
 
     def stop(self) -> None:
         self.keeper.stop()
-        self.keeper.join(DEADLINE_S)
+        eventually_sync(lambda: self.ended)
 
 
 @pytest.fixture

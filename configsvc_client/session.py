@@ -26,6 +26,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from configsvc_client.errors import Kind, LinkError, printable
+from configsvc_client.freshness import Freshness, View
 from configsvc_client.options import Endpoint, Options
 from configsvc_client.poll import Answer, Ask, Polls, etag_of
 from configsvc_client.protocol import (
@@ -95,14 +96,6 @@ class Proof(NamedTuple):
     age_s: float
 
 
-class View(NamedTuple):
-    """How fresh the state is; `since` is monotonic."""
-
-    state: Literal["connecting", "live", "stale"]
-    since: float
-    age_s: float | None
-
-
 class Session:
     """One scope as one client holds it, over any number of connections to any of the addresses."""
 
@@ -111,8 +104,6 @@ class Session:
         self.environment = options.environment
         self.snapshot: Snapshot | None = None
         self.position: EventId | None = None
-        self.is_proved = False
-        """Whether a service has shown, since the start, that the state is the newest. Set after `snapshot`."""
         self.last_error: str | None = None
         self.service_state: str | None = None
         self.heartbeat_s = options.heartbeat_s
@@ -143,14 +134,10 @@ class Session:
         self._polled_here = False
         self._poll_error = ""
         self._etag: tuple[Snapshot, str] | None = None
-        # What the application is told.
-        self._link_live = False
-        self._since = now
-        self._proved_at: float | None = None
-        self._said_stale_at: float | None = None
+        self._freshness = Freshness(options.max_staleness_s, now)
 
     def __repr__(self) -> str:
-        is_up = self._opened_at is not None or self._link_live
+        is_up = self._opened_at is not None or self._freshness.is_live
         state = f"{self.position} {self.service_state if is_up else 'down'}"
         return f"<Session {self.namespace}/{self.environment} {state} via {self.endpoint.url}>"
 
@@ -170,7 +157,7 @@ class Session:
         """Begin with a state that an earlier run was shown. Does nothing once a service has sent one."""
         if self.position is None:
             self.snapshot, self.position = kept.snapshot, kept.position
-            self._proved_at = now - kept.age_s
+            self._freshness.proved_at = now - kept.age_s
 
     def inherit(self, other: "Session") -> None:
         """Begin with what another session holds, wherever it was interrupted: in a forked process, on a new loop."""
@@ -185,8 +172,7 @@ class Session:
         self.position = own if held is None or held.epoch != own.epoch else max(held, own)
         self._left.extend(epoch for epoch in other._left if epoch != own.epoch)
         self._resume = other._resume
-        self.is_proved, self._proved_at, self._since = other.is_proved, other._proved_at, other._since
-        self._said_stale_at = other._said_stale_at
+        self._freshness.inherit(other._freshness)
 
     def learn_scope(self, namespace: str | None, environment: str | None) -> None:
         """Take what the service says of itself where nobody said it; a state of another scope is forgotten then."""
@@ -194,13 +180,19 @@ class Session:
         self.environment = self.environment or environment
         held, said = self.snapshot, (self.namespace, self.environment)
         if held is not None and None not in said and said != (held.namespace, held.environment):
-            self.snapshot = self.position = self._proved_at = None
+            self.snapshot = self.position = self._freshness.proved_at = None
 
     def proof(self, now: float) -> Proof | None:
         """What is worth keeping for another run; None before a service has proved it."""
-        if not self.is_proved or self.snapshot is None or self.position is None or self._proved_at is None:
+        age_s = self._freshness.age_s(now)
+        if not self.is_proved or self.snapshot is None or self.position is None or age_s is None:
             return None
-        return Proof(self.snapshot, self.position, max(0.0, now - self._proved_at))
+        return Proof(self.snapshot, self.position, age_s)
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether a service has shown, since the start, that the state is the newest. True only after `snapshot` is."""
+        return self._freshness.is_proved
 
     @property
     def all_failed(self) -> bool:
@@ -290,7 +282,7 @@ class Session:
         if error.kind == "garbage":
             self._resume = False
         self._opened_at = None
-        self._link_live = False
+        self._freshness.lost()
         said_by_poll = self._poll_error if error.kind in ("timeout", "stalled") else ""
         self._poll_error = ""
         self.last_error = f"{self.endpoint.url}: {error.detail}{said_by_poll}"
@@ -314,7 +306,7 @@ class Session:
 
     def stopped(self) -> None:
         """Nobody moves this session any more."""
-        self._link_live = False
+        self._freshness.lost()
         self._opened_at = self.service_state = None
 
     def _delay(self, error: LinkError, *, stays: bool) -> float:
@@ -472,11 +464,9 @@ class Session:
         self._heard_not_live(f"{state} since {status.since}", now)
 
     def _heard_not_live(self, what: str, now: float) -> None:
-        self._link_live = False
+        self._freshness.said_stale(now)
         if self._not_live_since is None:
             self._not_live_since = now
-        if self._said_stale_at is None:
-            self._said_stale_at = now
         self.last_error = printable(f"{self.endpoint.url}: the service is {what}")
 
     def _heard_proof(self, now: float) -> None:
@@ -549,7 +539,8 @@ class Session:
         if answer.source == "live":
             self._proved(now)
         else:
-            self._proved_by(now - answer.staleness_s)
+            self._freshness.proved_by(now - answer.staleness_s)
+            self._doubt_since = None
             self.service_state = "stale"
             self._heard_not_live("stale", now)
         return Outcome(self.snapshot if changed else None, notice)
@@ -557,7 +548,7 @@ class Session:
     def _polled_behind(self, position: EventId, now: float) -> Outcome:
         """No proof, and nothing against the state either: it ages from here on."""
         self._polls.answered(now)
-        self._link_live = False
+        self._freshness.lost()
         if self._not_live_since is None:
             self._not_live_since = now
         self.service_state = "behind"
@@ -573,36 +564,14 @@ class Session:
 
     def _proved(self, now: float) -> None:
         """The service has shown that the state is the newest it knows, and no older than what was held."""
-        if self.view(now).state != "live":
-            self._since = now
-        self._not_live_since = self._said_stale_at = None
+        self._freshness.proved(now, MISSED_HEARTBEATS * self.heartbeat_s)
+        self._doubt_since = self._not_live_since = None
         self._patience = 0
         self._slow.clear()
         self.service_state = "live"
-        self._link_live = True
-        self._proved_by(now)
         if not self._proved_here:
             self._proved_here, self._well_since = True, now
 
-    def _proved_by(self, at: float) -> None:
-        """Somebody has shown that the state was the newest at that time."""
-        self._proved_at = at if self._proved_at is None else max(at, self._proved_at)
-        self._doubt_since = None
-        self.is_proved = True
-
     def view(self, now: float) -> View:
         """How fresh the state is at this moment; the step to stale needs no event to happen."""
-        proved_at, said_stale_at = self._proved_at, self._said_stale_at
-        if proved_at is None or not self.is_proved:
-            return View("connecting", self._since, None if proved_at is None else max(0.0, now - proved_at))
-        if self._link_live:
-            return View("live", self._since, 0.0)
-        age_s = max(0.0, now - proved_at)
-        limit_s = self._options.max_staleness_s
-        if limit_s is None:
-            if said_stale_at is not None:
-                return View("stale", said_stale_at, age_s)
-            limit_s = MISSED_HEARTBEATS * self.heartbeat_s
-        if age_s <= limit_s:
-            return View("live", self._since, age_s)
-        return View("stale", proved_at + limit_s, age_s)
+        return self._freshness.view(now, MISSED_HEARTBEATS * self.heartbeat_s)

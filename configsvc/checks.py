@@ -107,18 +107,28 @@ def _files(facts: Facts) -> Iterator[Finding]:
 
 def _authentication(facts: Facts) -> Iterator[Finding]:
     wanted, user = facts.wanted, facts.user
-    for reason in sorted({endpoint.refused for endpoint in facts.endpoints if endpoint.refused}):
+    refusals = sorted({endpoint.refused for endpoint in facts.endpoints if endpoint.refused})
+    named = any(
+        isinstance(read, Certificate) and read.has_common_name and name.startswith("ETCD_CERT ")
+        for name, read in facts.files.items()
+    )
+    if user is not None and user.authentication and named:
+        yield Finding(
+            level="failure",
+            check="authentication",
+            text="the client certificate has a common name: etcd's JSON gateway refuses those where it asks for users",
+            todo="use a certificate without a common name, and ETCD_USER with ETCD_PASSWORD_FILE",
+        )
+        return
+    for reason in refusals:
+        known, unknown = "look at ETCD_USER and at the password in ETCD_PASSWORD_FILE", "make a user for this service"
         yield Finding(
             level="failure",
             check="authentication",
             text=f"etcd refuses us: {reason}",
-            todo="look at ETCD_USER and at the password in ETCD_PASSWORD_FILE"
-            if wanted.user
-            else "make a user for this service, and set ETCD_USER and ETCD_PASSWORD_FILE",
+            todo=known if wanted.user else f"{unknown}, and set ETCD_USER and ETCD_PASSWORD_FILE",
         )
-    if user is None:
-        return
-    if user.authentication is False:
+    if user is not None and user.authentication is False:
         ignored = f"; ETCD_USER={wanted.user} is not looked at" if wanted.user else ""
         yield Finding(
             level="warning",
@@ -126,17 +136,7 @@ def _authentication(facts: Facts) -> Iterator[Finding]:
             text=f"etcd asks for no user: whoever reaches it can read and change everything{ignored}",
             todo="where others can reach it, make users and run etcdctl auth enable",
         )
-    elif user.authentication and any(
-        isinstance(read, Certificate) and read.has_common_name and name.startswith("ETCD_CERT ")
-        for name, read in facts.files.items()
-    ):
-        yield Finding(
-            level="failure",
-            check="authentication",
-            text="the client certificate has a common name: etcd's JSON gateway refuses those where it asks for users",
-            todo="use a certificate without a common name, and ETCD_USER with ETCD_PASSWORD_FILE",
-        )
-    elif user.authentication and wanted.user and not any(endpoint.refused for endpoint in facts.endpoints):
+    elif user is not None and user.authentication and wanted.user and not refusals:
         yield from _permissions(wanted, user)
 
 

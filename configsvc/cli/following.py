@@ -1,6 +1,7 @@
 """What `configsvc watch` does: follows a scope by the client and prints what it hears. Imported only when it runs."""
 
 import asyncio
+import logging
 import os
 import select
 import signal
@@ -31,8 +32,6 @@ async def follow(options: Options, keys: list[str], timeout_s: float, *, as_json
     """
     scope = await _first_look(options, keys, timeout_s)
     # The client's own logger would say the same again, in its own form.
-    import logging
-
     logging.getLogger("configsvc_client").addHandler(logging.NullHandler())
     changes: asyncio.Queue[ConfigChange] = asyncio.Queue()
     client = AsyncConfigClient(
@@ -54,22 +53,13 @@ async def follow(options: Options, keys: list[str], timeout_s: float, *, as_json
 async def _first_look(options: Options, keys: list[str], timeout_s: float) -> Scope:
     async with open_remote(options, timeout_s) as remote:
         scope = await remote.scope()
-        for key in keys:
+        for path in [scope.path(key) for key in keys] or [scope.path()]:
             try:
-                await remote.get(scope.path(key))
+                await remote.get(path)
             except RemoteError as error:
                 if error.code != exits.FAILED:
                     raise
-                for line in error.lines:
-                    exits.warn(f"{line} (waiting for it)")
-        if not keys:
-            try:
-                await remote.get(scope.path())
-            except RemoteError as error:
-                if error.code != exits.FAILED:
-                    raise
-                for line in error.lines:
-                    exits.warn(f"{line} (waiting for it)")
+                exits.warn(f"{'; '.join(error.lines)} (waiting for it)")
         return scope
 
 

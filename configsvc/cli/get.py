@@ -30,13 +30,9 @@ def get(
     """
     if raw and (as_json or key is None):
         raise typer.BadParameter("--raw prints one value: it needs a KEY and goes without --json")
-    from configsvc.cli.remote import RemoteError, call, resolve_options
+    from configsvc.cli.remote import call, resolve_options
 
-    try:
-        options = resolve_options(url, namespace, environment, token_file)
-    except RemoteError as error:
-        exits.fail(error.code, *error.lines)
-    answer = call(_ask(options, key, timeout_s))
+    answer = call(_ask(resolve_options(url, namespace, environment, token_file), key, timeout_s))
     if answer.stale:
         exits.warn(answer.stale)
     _print(answer, key, raw=raw, as_json=as_json)

@@ -48,7 +48,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(*head, box=SIMPLE_HEAD, pad_edge=False)
+    shown = Table(*head, box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in shown.columns:
         column.overflow = "fold"
     for row in cells:

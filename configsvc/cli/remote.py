@@ -191,11 +191,11 @@ def _token(path: Path) -> str:
 def resolve_options(
     url: str | None, namespace: str | None, environment: str | None, token_file: Path | None
 ) -> Options:
-    """Options over the environment's variables; raises `RemoteError`."""
+    """Options over the environment's variables; ends the command where one cannot be right."""
     try:
         return resolve(os.environ, url=url, namespace=namespace, environment=environment, token_file=token_file)
     except InvalidOption as error:
-        raise RemoteError(exits.USAGE, str(error)) from None
+        exits.fail(exits.USAGE, str(error))
 
 
 @asynccontextmanager

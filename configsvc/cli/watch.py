@@ -21,12 +21,8 @@ def watch(
     Goes on by itself after the service was away.
     Exit codes: 0 after Ctrl-C, SIGTERM, or when nobody reads on; before the first answer those of get.
     """
-    from configsvc.cli import exits
     from configsvc.cli.following import follow
-    from configsvc.cli.remote import RemoteError, call, resolve_options
+    from configsvc.cli.remote import call, resolve_options
 
-    try:
-        options = resolve_options(url, namespace, environment, token_file)
-    except RemoteError as error:
-        exits.fail(error.code, *error.lines)
+    options = resolve_options(url, namespace, environment, token_file)
     call(follow(options, keys or [], timeout_s, as_json=as_json))

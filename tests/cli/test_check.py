@@ -224,6 +224,40 @@ def test_a_certificate_that_is_not_trusted(users, tmp_path):
     assert "certificate" in bad, "its dates are told all the same"
 
 
+def test_http_where_it_is_https_and_the_reverse(any_etcd, users, tmp_path):
+    settings, _, _ = users
+    wrong = {"SERVICE_NAME": "payments", "ETCD_ENDPOINTS": settings["ETCD_ENDPOINTS"].replace("https", "http")}
+    bad, _ = checked(*FAST, cwd=tmp_path, code=1, **wrong)
+    assert "write https:// in ETCD_ENDPOINTS" in bad["endpoint"]["todo"]
+    wrong["ETCD_ENDPOINTS"] = any_etcd.url.replace("http", "https")
+    bad, _ = checked(*FAST, cwd=tmp_path, code=1, **wrong)
+    assert "write http:// in ETCD_ENDPOINTS" in bad["endpoint"]["todo"]
+    wrong["ETCD_ENDPOINTS"] = any_etcd.members[0].peer_url
+    bad, _ = checked(*FAST, cwd=tmp_path, code=1, **wrong)
+    assert "client URL" in bad["endpoint"]["todo"]
+
+
+def test_client_certificates(tmp_path):
+    authority = Authority(tmp_path)
+    server, named = authority.issue("server"), authority.issue("named", common_name="payments")
+    tls = LocalTls(cacert=authority.cacert, cert=server.cert, key=server.key, client_auth=True)
+    (tmp_path / "password").write_text("s3cret")
+    with LocalEtcd(options=support.options(support.newest(), tls=tls)) as etcd:
+        asyncio.run(support.enable_auth(etcd, user="payments", password="s3cret", prefix=b"/config/payments/"))
+        settings = {
+            "SERVICE_NAME": "payments",
+            "ETCD_ENDPOINTS": etcd.url,
+            "ETCD_CACERT": str(authority.cacert),
+            "ETCD_USER": "payments",
+            "ETCD_PASSWORD_FILE": "password",
+        }
+        bad, _ = checked(*FAST, cwd=tmp_path, code=1, **settings)
+        assert "set ETCD_CERT and ETCD_KEY" in bad["endpoint"]["todo"]
+        with_name = {"ETCD_CERT": str(named.cert), "ETCD_KEY": str(named.key)}
+        bad, _ = checked(*FAST, cwd=tmp_path, code=1, **settings, **with_name)
+        assert "common name" in bad["authentication"]["text"]
+
+
 # ---- clusters that are not as they should be -------------------------------------------------------------------------
 
 

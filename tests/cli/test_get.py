@@ -2,12 +2,15 @@
 
 import json
 import socket
+import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from tests.cli.commands import CONFIGSVC, run
+from configsvc.etcd.local import LocalEtcd
+from tests.cli.commands import CONFIGSVC, DEADLINE_S, environ, run, until
+from tests.support.etcd import newest, options
 from tests.support.process import Hand, ServiceProcess
 
 GET = (*CONFIGSVC, "get")
@@ -150,6 +153,40 @@ def test_a_token_file_that_holds_none(tmp_path):
         assert (done.returncode, done.stderr) == (78, "configsvc: token file token does not hold one token\n")
     done = run(*GET, "--url", "http://127.0.0.1:1", "--token-file", "none", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (78, "configsvc: token file none: No such file or directory\n")
+
+
+def test_an_answer_that_may_be_old_says_so(tmp_path):
+    with LocalEtcd(options=options(newest())) as etcd:
+        hand = Hand(etcd)
+        hand.write({"limit": 10})
+        named = {"SERVICE_NAME": hand.scope.namespace, "CONFIG_ENVIRONMENT": hand.scope.environment}
+        with ServiceProcess(
+            tmp_path / "service", ETCD_ENDPOINTS=etcd.url, CONFIGSVC_HEARTBEAT_S="0.2", **named
+        ) as process:
+            process.start()
+            etcd.members[0].kill()
+            until("it is stale", lambda: process.health()["status"] == "degraded")
+            done = run(*GET, "limit", "--url", process.url, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "10\n")
+    assert done.stderr.startswith(f"configsvc: may be out of date: {process.url} answers from its memory, last proved ")
+
+
+def test_nobody_reads_on(service, tmp_path):
+    process, hand = service
+    hand.write({f"many.{n}": "x" * 1000 for n in range(100)})
+    until("it has them", lambda: "many.99" in run(*GET, "--url", process.url, cwd=tmp_path).stdout)
+    get = subprocess.Popen(
+        [*GET, "--url", process.url],
+        cwd=tmp_path,
+        env=environ(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    get.stdout.readline()
+    get.stdout.close()
+    assert get.wait(DEADLINE_S) in (0, 1)
+    assert get.stderr.read() == b""
+    get.stderr.close()
 
 
 def test_a_central_service_wants_a_namespace(any_etcd, tmp_path):

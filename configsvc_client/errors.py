@@ -79,7 +79,7 @@ def printable(text: str, max_chars: int = 300) -> str:
 
 
 class LinkError(ConfigError):
-    """Why a connection was left, as data: `session.classify` decides what follows from it."""
+    """Why a connection was left, as data: `addresses.classify` decides what follows from it."""
 
     def __init__(self, kind: Kind, detail: str, *, status: int | None = None, retry_after_s: float = 0.0) -> None:
         self.detail = printable(detail)

@@ -1,4 +1,4 @@
-"""The link's decisions as one state machine: what an event does, whether a service is believed, where to go next.
+"""The link's decisions as one state machine: what an event does, whether a service is believed, when to leave it.
 
 Pure: events, errors and the time come in; the next state, a delay and notices come out. Knows no sockets, tasks or
 logs, so every rule about lagging replicas and forked histories can be tested by calling it. All times are monotonic
@@ -20,12 +20,14 @@ The rules:
 
 import math
 from collections import deque
+from collections.abc import Container
 from random import Random
 from typing import Literal, NamedTuple
 
 import msgspec
 
-from configsvc_client.errors import Kind, LinkError, printable
+from configsvc_client.addresses import Addresses
+from configsvc_client.errors import LinkError, printable
 from configsvc_client.freshness import Freshness, View
 from configsvc_client.options import Endpoint, Options
 from configsvc_client.poll import Answer, Ask, Polls, etag_of
@@ -49,27 +51,6 @@ MAX_PATIENCE_S = 60.0
 MIN_LEARNED_HEARTBEAT_S = 1.0
 MISSED_HEARTBEATS = 2
 
-Decision = Literal["retry", "next", "slow"]
-
-_DECISIONS: dict[Kind, Decision] = {
-    "ended": "retry",
-    "unknown_scope": "slow",
-    "not_configsvc": "slow",
-    "token": "slow",
-}
-_PASSING_STATUS = frozenset({408, 425, 429})
-
-
-def classify(error: LinkError) -> Decision:
-    """What follows from a failure: the same address again, the next one, or the next one and slowly.
-
-    `slow` is for what only a person can change; it is never final, because people do.
-    """
-    if error.kind == "status":
-        status = error.status or 0
-        return "next" if status >= 500 or status in _PASSING_STATUS else "slow"
-    return _DECISIONS.get(error.kind, "next")
-
 
 class Attempt(NamedTuple):
     """Where to connect next, and from where to resume; None asks for a snapshot."""
@@ -89,11 +70,18 @@ _NOTHING = Outcome()
 
 
 class Proof(NamedTuple):
-    """A state, the position up to which it is proved, and how long ago it was."""
+    """A state, the position up to which it is proved, how long ago it was, and which histories came before."""
 
     snapshot: Snapshot
     position: EventId
     age_s: float
+    left: tuple[str, ...] = ()
+
+    def is_before(self, position: EventId, left: Container[str]) -> bool:
+        """Whether this is a step back from a position that came after those histories."""
+        if self.position.epoch == position.epoch:
+            return self.position.revision < position.revision
+        return self.position.epoch in left
 
 
 class Session:
@@ -110,15 +98,10 @@ class Session:
         self._options = options
         self._tuning = options.tuning
         self._random = random
-        self._endpoints = options.endpoints
-        self._index = 0
+        self._addresses = Addresses(options.endpoints, options.tuning, random)
         self._left: deque[str] = deque(maxlen=MAX_LEFT_EPOCHS)
         self._resume = True
         self._doubt_since: float | None = None
-        # Counting failures: in all since things were well, and addresses that refused in a way that does not pass.
-        self._failures = 0
-        self._slow: set[int] = set()
-        self._retry_s = 0.0
         # This connection.
         self._opened_at: float | None = None
         self._active_at = now
@@ -144,7 +127,7 @@ class Session:
     @property
     def endpoint(self) -> Endpoint:
         """The address that is being used or tried."""
-        return self._endpoints[self._index]
+        return self._addresses.current
 
     @property
     def transport(self) -> Literal["stream", "polling"]:
@@ -157,12 +140,14 @@ class Session:
         """Begin with a state that an earlier run was shown. Does nothing once a service has sent one."""
         if self.position is None:
             self.snapshot, self.position = kept.snapshot, kept.position
+            self._left.extend(kept.left)
             self._freshness.proved_at = now - kept.age_s
 
     def inherit(self, other: "Session") -> None:
         """Begin with what another session holds, wherever it was interrupted: in a forked process, on a new loop."""
         self.namespace, self.environment = other.namespace, other.environment
-        self.last_error, self.heartbeat_s, self._index = other.last_error, other.heartbeat_s, other._index
+        self.last_error, self.heartbeat_s = other.last_error, other.heartbeat_s
+        self._addresses.inherit(other._addresses)
         self.snapshot, held = other.snapshot, other.position
         self._polls.inherit(other._polls, self.endpoint)
         if self.snapshot is None:
@@ -187,7 +172,12 @@ class Session:
         age_s = self._freshness.age_s(now)
         if not self.is_proved or self.snapshot is None or self.position is None or age_s is None:
             return None
-        return Proof(self.snapshot, self.position, age_s)
+        return Proof(self.snapshot, self.position, age_s, tuple(self._left))
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """The histories that this client was in before, the last one last."""
+        return tuple(self._left)
 
     @property
     def is_proved(self) -> bool:
@@ -197,7 +187,7 @@ class Session:
     @property
     def all_failed(self) -> bool:
         """Whether every address was tried in vain since things were well."""
-        return self._failures >= len(self._endpoints)
+        return self._addresses.all_failed
 
     # ---- connections --------------------------------------------------------------------------------------------
 
@@ -242,7 +232,7 @@ class Session:
 
     def _impatient_at(self) -> float:
         """When to look for a service that is live; more and more seldom as long as none is found."""
-        if self._not_live_since is None or len(self._endpoints) == 1:
+        if self._not_live_since is None or len(self._options.endpoints) == 1:
             return math.inf
         return self._not_live_since + min(MISSED_HEARTBEATS * self.heartbeat_s * 2.0**self._patience, MAX_PATIENCE_S)
 
@@ -277,8 +267,7 @@ class Session:
         """Take note of a connection that failed or ended, choose the next address, and return the delay before it."""
         was_well = self._proved_here and now - self._well_since >= self.heartbeat_s
         if was_well:
-            self._failures = 0
-        decision = classify(error)
+            self._addresses.well()
         if error.kind == "garbage":
             self._resume = False
         self._opened_at = None
@@ -287,19 +276,11 @@ class Session:
         self._poll_error = ""
         self.last_error = f"{self.endpoint.url}: {error.detail}{said_by_poll}"
         self.service_state = "draining" if error.kind == "draining" else None
-        if decision == "slow":
-            self._slow.add(self._index)
-        else:
-            self._slow.clear()
-        stays = decision == "retry" and self._proved_here
+        delay = self._addresses.lost(error, worked=self._proved_here, is_start=not self.is_proved)
         self._proved_here = self._polled_here = False
         self._not_live_since = None
         self._floor = self.position
-        if not stays:
-            self._index = (self._index + 1) % len(self._endpoints)
         self._polls.at(self.endpoint)
-        delay = self._delay(error, stays=stays)
-        self._failures += 1
         if self._doubt_since is not None and now < (ends := self._doubt_since + self._tuning.believe_after_s):
             delay = min(delay, ends - now)
         return delay
@@ -308,18 +289,6 @@ class Session:
         """Nobody moves this session any more."""
         self._freshness.lost()
         self._opened_at = self.service_state = None
-
-    def _delay(self, error: LinkError, *, stays: bool) -> float:
-        if error.kind == "unreachable" and not self.is_proved and self._failures < len(self._endpoints) - 1:
-            # At the start an application waits, for as long as there are addresses that nobody has tried.
-            return 0.0
-        all_slow = len(self._slow) == len(self._endpoints)
-        backoff = self._tuning.slow_backoff if all_slow else self._tuning.backoff
-        # What a service asked for counts for itself; another address need not wait, unless a whole herd goes there.
-        floor_s = error.retry_after_s
-        if stays or len(self._endpoints) == 1:
-            floor_s = max(floor_s, self._retry_s)
-        return backoff.delay_s(self._failures // len(self._endpoints), self._random, floor_s=floor_s)
 
     # ---- events -------------------------------------------------------------------------------------------------
 
@@ -334,7 +303,7 @@ class Session:
             raise LinkError("garbage", f"event {event.event!r} does not read: {error}") from error
         # Not reached while draining: that `retry` is for one time.
         if event.retry is not None:
-            self._retry_s = event.retry / 1000
+            self._addresses.retry_s = event.retry / 1000
         if self.is_proved and not was_proved:
             # Also where nothing changed since the earlier run.
             return outcome._replace(snapshot=self.snapshot)
@@ -455,7 +424,7 @@ class Session:
             return
         self.service_state = printable(state, 32)
         if state == "draining":
-            retry_s = self._retry_s if event.retry is None else event.retry / 1000
+            retry_s = self._addresses.retry_s if event.retry is None else event.retry / 1000
             raise LinkError("draining", "the service is shutting down", retry_after_s=retry_s)
         if state == "live":
             if id is not None and self.position is not None:
@@ -567,7 +536,7 @@ class Session:
         self._freshness.proved(now, MISSED_HEARTBEATS * self.heartbeat_s)
         self._doubt_since = self._not_live_since = None
         self._patience = 0
-        self._slow.clear()
+        self._addresses.worked()
         self.service_state = "live"
         if not self._proved_here:
             self._proved_here, self._well_since = True, now

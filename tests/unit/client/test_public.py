@@ -6,7 +6,7 @@ import sys
 
 import configsvc_client
 from configsvc_client import AsyncConfigClient, ConfigClient, ConfigError, errors
-from configsvc_client.session import _DECISIONS, classify
+from configsvc_client.addresses import _DECISIONS, classify
 
 
 def test_all_names_exactly_what_the_package_exports() -> None:

@@ -52,7 +52,7 @@ class Keeper:
         self.files = files
         self._random = random or Random()
         self._clock = clock
-        self._position: EventId | None = None
+        self._held: tuple[EventId, tuple[str, ...]] | None = None
         self._noted: _Noted | None = None
         self._saved: _Noted | None = None
         self._stepped_back = False
@@ -75,18 +75,18 @@ class Keeper:
         self._thread = thread
         _keepers.add(self)
 
-    def begin(self, position: EventId) -> None:
-        """Take note that the session goes on from the file: a state before it is a step back."""
-        self._position = position
+    def begin(self, position: EventId, left: tuple[str, ...]) -> None:
+        """Take note of where the session goes on from: a state before that is a step back."""
+        self._held = position, left
 
     def note(self, proof: Proof | None) -> None:
         """Take a state that a service has proved. To be called for each one, and for each proof of the same one."""
         if proof is None:
             return
-        before, held = self._noted, self._position
-        if held is not None and held.epoch == proof.position.epoch and held.revision > proof.position.revision:
+        before = self._noted
+        if self._held is not None and proof.is_before(*self._held):
             self._stepped_back = True
-        self._position = proof.position
+        self._held = proof.position, proof.left
         self._noted = _Noted(proof, self._clock())
         if before is None or before.proof.snapshot is not proof.snapshot:
             self._changed.put(None)

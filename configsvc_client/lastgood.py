@@ -40,7 +40,10 @@ T = TypeVar("T")
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """What a file says of its state. `position` is up to where it was proved, `proved_at` when last."""
+    """What a file says of its state.
+
+    `position` is up to where it was proved, `proved_at` when last; `left` are the histories that came before.
+    """
 
     namespace: str
     environment: str
@@ -50,6 +53,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     release: int | None
     version: str | None
     proved_at: Time
+    left: tuple[str, ...] = ()
     size: int
     sha256: str
 
@@ -109,6 +113,7 @@ def head_of(proof: Proof, now: datetime, size: int = 0, sha256: str = "") -> Hea
         release=snapshot.release,
         version=snapshot.version,
         proved_at=now - timedelta(seconds=proof.age_s),
+        left=proof.left,
         size=size,
         sha256=sha256,
     )
@@ -143,7 +148,7 @@ def decode(content: bytes, *, namespace: str, environment: str, now: datetime, m
         version=head.version,
         entries=entries,
     )
-    return Proof(snapshot, position, age_s)
+    return Proof(snapshot, position, age_s, head.left)
 
 
 def encode_known_scope(known: KnownScope) -> bytes:
@@ -217,12 +222,15 @@ def judge(head: Head, *, namespace: str, environment: str, now: datetime, max_ag
 def may_replace(held: Head | None, mine: Head, *, stepped_back: bool = False) -> bool:
     """Whether a file, None where none can be believed, is to give way to this state.
 
-    Within an epoch only forward, so that a process which lags does not undo what another has written; `stepped_back`
-    says that this client has believed an older state, after looking for better. Epochs have no order: there the last
-    writer wins. The same content is written again only for a newer proof.
+    Only forward, so that a process which lags does not undo what another has written; `stepped_back` says that this
+    client has believed an older state, after looking for better. Of two epochs that is forward which does not know
+    that the other one was left; where neither does, the last writer wins. The same content is written again only for a
+    newer proof.
     """
-    if held is None or held.epoch != mine.epoch or stepped_back:
+    if held is None or stepped_back:
         return True
+    if held.epoch != mine.epoch:
+        return mine.epoch not in held.left
     if mine.position < held.position:
         return False
     is_fresh = abs((mine.proved_at - held.proved_at).total_seconds()) < REFRESH_S

@@ -59,13 +59,14 @@ class _Start:
     async def load(self) -> None:
         """Begin with what the file holds. A disk that takes longer is not waited for; it is taken when it comes."""
         ended = partial(self._from_thread, self._ended.set)
-        held = self._state.session.position
+        session = self._state.session
+        held = session.position
         try:
             if held is None:
                 self._keeper.start(lambda kept: self._from_thread(partial(self._take_kept, kept)), ended)
             else:
                 # In a forked child, or on another loop: what is held is no older than the file.
-                self._keeper.begin(held)
+                self._keeper.begin(held, session.left)
                 self._keeper.start(None, ended)
         except RuntimeError as error:
             logger.warning("no last-known-good file is read or kept: %s", error)
@@ -87,7 +88,7 @@ class _Start:
         session = self._state.session
         if kept is not None and session.position is None:
             session.adopt(kept, time.monotonic())
-            self._keeper.begin(kept.position)
+            self._keeper.begin(kept.position, kept.left)
         self._loaded.set()
         self.look()
         if not self._is_released and math.isfinite(wait_s := self._wait_s()):

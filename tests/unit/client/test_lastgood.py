@@ -65,8 +65,11 @@ def read(content: bytes, *, now: datetime = NOW, max_age_s: float = WEEK_S, **sc
     return decode(content, now=now, max_age_s=max_age_s, **{**SCOPE, **scope})
 
 
-def head(position: int, revision: int = 1, *, epoch: str = EPOCH, at_s: float = 0.0) -> Head:
-    return head_of(proof_of({}, revision, position, epoch=epoch), NOW + timedelta(seconds=at_s))
+def head(
+    position: int, revision: int = 1, *, epoch: str = EPOCH, at_s: float = 0.0, left: tuple[str, ...] = ()
+) -> Head:
+    proof = proof_of({}, revision, position, epoch=epoch)._replace(left=left)
+    return head_of(proof, NOW + timedelta(seconds=at_s))
 
 
 # ---- bytes -----------------------------------------------------------------------------------------------------------
@@ -222,8 +225,10 @@ def test_an_age_that_is_too_high_or_unknown_is_refused(now: datetime, why: str) 
         (head(8), head(9, 9), True),
         (head(9, 9), head(8), False),
         (head(9), head(8, at_s=10 * REFRESH_S), False),
-        # Another history has no order; the last writer wins.
+        # Of two histories the one that came after the other, where that is known; else the last writer wins.
         (head(9), head(1, epoch=OTHER_EPOCH), True),
+        (head(9), head(1, epoch=OTHER_EPOCH, left=(EPOCH,)), True),
+        (head(1, left=(OTHER_EPOCH,)), head(9, epoch=OTHER_EPOCH), False),
         # The same content: only for a proof that is newer by a good deal, or where the clock was wrong.
         (head(8), head(8, at_s=1), False),
         (head(8), head(99, at_s=REFRESH_S - 1), False),

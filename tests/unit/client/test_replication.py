@@ -4,6 +4,7 @@ The service's feed and the client's session back to back, in memory: replicas la
 between are cut anywhere and lost anywhere, and polls ask beside the stream and are answered late.
 """
 
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
@@ -12,15 +13,18 @@ from hypothesis import strategies as st
 
 from configsvc.core.feed import Feed, Update, status_frame
 from configsvc.core.model import Scope
+from configsvc_client.doubt import MAX_LEFT_EPOCHS
 from configsvc_client.errors import LinkError
+from configsvc_client.lastgood import decode, decode_head, encode, head_of, may_replace
 from configsvc_client.options import Tuning, resolve
 from configsvc_client.poll import Answer, Ask, read_answer
 from configsvc_client.protocol import Delta, Entry, EventId, Status, parse_event_id
-from configsvc_client.session import MAX_LEFT_EPOCHS, Session
+from configsvc_client.session import Session
 from configsvc_client.snapshot import Snapshot, same_value
 from configsvc_client.sse import Decoder
 
 SCOPE = Scope("payments", "production")
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
 SINCE = "2026-01-01T00:00:00Z"
 
 
@@ -119,10 +123,11 @@ class Client:
         self.replicas = replicas
         urls = [f"http://r{n}" for n in range(len(replicas))]
         never = Tuning(believe_after_s=1e9)
-        options = resolve({}, url=urls, namespace=SCOPE.namespace, environment=SCOPE.environment, tuning=never)
+        self.options = resolve({}, url=urls, namespace=SCOPE.namespace, environment=SCOPE.environment, tuning=never)
         self.urls = urls
-        self.session = Session(options, Random(1), 0.0)
+        self.session = Session(self.options, Random(1), 0.0)
         self.now = 0.0
+        self.file: bytes | None = None
         self.has_polled = False
         self.asked: list[tuple[Ask, Answer]] = []
         self.connect()
@@ -139,6 +144,19 @@ class Client:
         self.decoder = Decoder()
         self.session.asked(self.now)
         self.session.opened(self.now)
+
+    def rerun(self) -> None:
+        """The process ends, and another one begins with its last-known-good file."""
+        proof = self.session.proof(self.now)
+        held = decode_head(self.file) if self.file else None
+        if proof is not None and may_replace(held, head_of(proof, NOW)):
+            self.file = encode(proof, NOW)
+        self.session = Session(self.options, Random(1), self.now)
+        self.asked.clear()
+        if self.file is not None:
+            self.session.adopt(decode(self.file, **SCOPE._asdict(), now=NOW, max_age_s=1e9), self.now)
+            self.check(None)
+        self.connect()
 
     def lose(self, error: LinkError) -> None:
         if self.session.stream_lost(error, self.now) is None:
@@ -223,6 +241,7 @@ STEPS = st.lists(
         st.tuples(st.just("lose"), st.sampled_from(["stalled", "stalled", "ended", "garbage"])),
         st.tuples(st.just("ask"), st.integers(0, 2)),
         st.tuples(st.just("answer")),
+        st.tuples(st.just("rerun")),
     ),
     min_size=10,
     max_size=80,
@@ -250,14 +269,10 @@ def test_a_client_never_steps_back_and_ends_equal_to_the_store(steps: list[Any],
             replicas[rest[0] % count].advance(rest[1])
         elif kind == "restart":
             replicas[rest[0] % count].restart()
-        elif kind == "deliver":
-            client.deliver(rest[0])
-        elif kind == "ask":
-            client.ask(rest[0])
-        elif kind == "answer":
-            client.answer()
-        else:
+        elif kind == "lose":
             client.lose(LinkError(rest[0], "lost"))
+        else:
+            getattr(client, kind)(*rest)
     for replica in replicas:
         replica.advance(len(store.steps))
     client.deliver(10**9)

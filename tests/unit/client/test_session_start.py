@@ -98,3 +98,17 @@ def test_addresses_that_nobody_has_tried_are_tried_at_once() -> None:
     assert not link.session.all_failed
     link.event(snapshot({}, 1))
     assert link.lost("unreachable") > 0
+
+
+def test_a_history_that_an_earlier_run_has_left_is_not_gone_back_to() -> None:
+    link = Link()
+    link.session.adopt(kept({"a": 1})._replace(left=(OTHER_EPOCH,)), link.now)
+    assert link.refused(snapshot({"a": 0}, 99, epoch=OTHER_EPOCH)).kind == "older"
+    link.event(change(9, {"a": 2}))
+    proof = link.session.proof(link.now)
+    assert proof is not None
+    assert proof.left == link.session.left == (OTHER_EPOCH,)
+    assert not proof.is_before(EventId(EPOCH, 9), ())
+    assert proof.is_before(EventId(EPOCH, 10), ())
+    assert not proof.is_before(EventId(OTHER_EPOCH, 99), ())
+    assert proof.is_before(EventId(OTHER_EPOCH, 1), (EPOCH,))

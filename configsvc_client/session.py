@@ -19,7 +19,6 @@ The rules:
 """
 
 import math
-from collections import deque
 from collections.abc import Container
 from random import Random
 from typing import Literal, NamedTuple
@@ -27,6 +26,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from configsvc_client.addresses import Addresses
+from configsvc_client.doubt import Doubt
 from configsvc_client.errors import LinkError, printable
 from configsvc_client.freshness import Freshness, View
 from configsvc_client.options import Endpoint, Options
@@ -45,7 +45,6 @@ from configsvc_client.protocol import (
 from configsvc_client.snapshot import Snapshot
 from configsvc_client.sse import Event
 
-MAX_LEFT_EPOCHS = 16
 MAX_HEARTBEAT_S = 60.0
 MAX_PATIENCE_S = 60.0
 MIN_LEARNED_HEARTBEAT_S = 1.0
@@ -99,9 +98,8 @@ class Session:
         self._tuning = options.tuning
         self._random = random
         self._addresses = Addresses(options.endpoints, options.tuning, random)
-        self._left: deque[str] = deque(maxlen=MAX_LEFT_EPOCHS)
+        self._doubt = Doubt(options.tuning.believe_after_s)
         self._resume = True
-        self._doubt_since: float | None = None
         # This connection.
         self._opened_at: float | None = None
         self._active_at = now
@@ -140,7 +138,7 @@ class Session:
         """Begin with a state that an earlier run was shown. Does nothing once a service has sent one."""
         if self.position is None:
             self.snapshot, self.position = kept.snapshot, kept.position
-            self._left.extend(kept.left)
+            self._doubt.left.extend(kept.left)
             self._freshness.proved_at = now - kept.age_s
 
     def inherit(self, other: "Session") -> None:
@@ -155,7 +153,7 @@ class Session:
         # A step changes the snapshot first. What it had not come to is made up for here.
         own = EventId(self.snapshot.epoch, self.snapshot.revision)
         self.position = own if held is None or held.epoch != own.epoch else max(held, own)
-        self._left.extend(epoch for epoch in other._left if epoch != own.epoch)
+        self._doubt.left.extend(epoch for epoch in other._doubt.left if epoch != own.epoch)
         self._resume = other._resume
         self._freshness.inherit(other._freshness)
 
@@ -172,12 +170,12 @@ class Session:
         age_s = self._freshness.age_s(now)
         if not self.is_proved or self.snapshot is None or self.position is None or age_s is None:
             return None
-        return Proof(self.snapshot, self.position, age_s, tuple(self._left))
+        return Proof(self.snapshot, self.position, age_s, tuple(self._doubt.left))
 
     @property
     def left(self) -> tuple[str, ...]:
         """The histories that this client was in before, the last one last."""
-        return tuple(self._left)
+        return tuple(self._doubt.left)
 
     @property
     def is_proved(self) -> bool:
@@ -281,9 +279,8 @@ class Session:
         self._not_live_since = None
         self._floor = self.position
         self._polls.at(self.endpoint)
-        if self._doubt_since is not None and now < (ends := self._doubt_since + self._tuning.believe_after_s):
-            delay = min(delay, ends - now)
-        return delay
+        ends_in_s = self._doubt.ends_in_s(now)
+        return delay if ends_in_s is None else min(delay, ends_in_s)
 
     def stopped(self) -> None:
         """Nobody moves this session any more."""
@@ -330,7 +327,7 @@ class Session:
             raise LinkError("garbage", f"snapshot {baseline.epoch}:{baseline.revision} with id {event.id!r}")
         if self._overtaken(position):
             return _NOTHING
-        notice = self._doubt(position, now)
+        notice = self._doubt.look(position, self.position, now)
         self._take(baseline, position)
         self._floor = position
         self._heard_proof(now)
@@ -356,9 +353,7 @@ class Session:
     def _take(self, baseline: Baseline, position: EventId) -> bool:
         """Hold this state; returns whether it is another one than before."""
         if self.position is not None and self.position.epoch != position.epoch:
-            if position.epoch in self._left:
-                self._left.remove(position.epoch)
-            self._left.append(self.position.epoch)
+            self._doubt.leave(self.position.epoch, position.epoch)
         # A new state, not a step from the old one: a snapshot is also how a damaged state is healed.
         taken = Snapshot(namespace=baseline.namespace, environment=baseline.environment).apply(baseline)
         is_same = self.snapshot is not None and self.snapshot.is_same(taken)
@@ -367,27 +362,6 @@ class Session:
         self.position = position
         self._resume = True
         return not is_same
-
-    def _doubt(self, position: EventId, now: float) -> str | None:
-        """None for a snapshot that is not older; else raise until there was time enough to find better."""
-        held = self.position
-        if held is None:
-            return None
-        if position.epoch == held.epoch and position.revision < held.revision:
-            why = f"it is at {position}, this client is at {held}"
-        elif position.epoch in self._left:
-            why = f"it is at {position}, a history that this client left for {held}"
-        else:
-            return None
-        waited = self._doubted_for(now)
-        if waited < self._tuning.believe_after_s:
-            raise LinkError("older", f"older state refused: {why}")
-        return f"older state believed, no service offered better for {waited:.0f} s: {why}"
-
-    def _doubted_for(self, now: float) -> float:
-        if self._doubt_since is None:
-            self._doubt_since = now
-        return now - self._doubt_since
 
     def _change(self, event: Event, now: float) -> Outcome:
         delta = decode_delta(event.data)
@@ -492,14 +466,14 @@ class Session:
         if held is not None and position.epoch == held.epoch and position.revision < held.revision:
             # Replicas behind one address are never quite in step. One that stays behind for long has another past.
             can_believe = answer.baseline is not None and answer.source == "live"
-            if not can_believe or self._doubted_for(now) < self._tuning.believe_after_s:
+            if not can_believe or not self._doubt.is_over(now):
                 return self._polled_behind(position, now)
         if answer.baseline is None:
             if self.snapshot is not ask.snapshot:
                 return _NOTHING
             self.position = position
         else:
-            notice = self._doubt(position, now)
+            notice = self._doubt.look(position, self.position, now)
             changed = self._take(answer.baseline, position) or changed
             if answer.etag is not None and self.snapshot is not None:
                 self._etag = (self.snapshot, answer.etag)
@@ -509,7 +483,7 @@ class Session:
             self._proved(now)
         else:
             self._freshness.proved_by(now - answer.staleness_s)
-            self._doubt_since = None
+            self._doubt.end()
             self.service_state = "stale"
             self._heard_not_live("stale", now)
         return Outcome(self.snapshot if changed else None, notice)
@@ -534,7 +508,8 @@ class Session:
     def _proved(self, now: float) -> None:
         """The service has shown that the state is the newest it knows, and no older than what was held."""
         self._freshness.proved(now, MISSED_HEARTBEATS * self.heartbeat_s)
-        self._doubt_since = self._not_live_since = None
+        self._doubt.end()
+        self._not_live_since = None
         self._patience = 0
         self._addresses.worked()
         self.service_state = "live"

@@ -7,10 +7,11 @@ import pytest
 
 from configsvc_client.addresses import Decision, classify
 from configsvc_client.backoff import Backoff
+from configsvc_client.doubt import MAX_LEFT_EPOCHS
 from configsvc_client.errors import Kind, LinkError
 from configsvc_client.options import Options, Tuning, resolve
 from configsvc_client.protocol import EventId
-from configsvc_client.session import MAX_LEFT_EPOCHS, Outcome, Session
+from configsvc_client.session import Outcome, Session
 from configsvc_client.sse import Decoder, Event
 from tests.client.support import EPOCH, OTHER_EPOCH, SCOPE, change, snapshot, status
 

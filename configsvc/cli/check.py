@@ -65,6 +65,7 @@ def _print(found: "list[Finding]", status: str, warnings: tuple[str, ...], *, as
 def _print_for_people(found: "list[Finding]") -> None:
     from rich.console import Console
     from rich.padding import Padding
+    from rich.table import Table
     from rich.text import Text
 
     from configsvc.cli.output import printable
@@ -75,8 +76,14 @@ def _print_for_people(found: "list[Finding]") -> None:
         if (one.subject or one.check) != last:
             last = one.subject or one.check
             out.print(Text(printable(last), "bold"))
-        out.print(Padding(Text(f"{one.level:<9}", styles[one.level]) + Text(printable(one.text)), (0, 0, 0, 2)))
+        grid = Table.grid()
+        grid.add_column(width=9)
+        grid.add_column(overflow="fold")
+        grid.add_row(Text(one.level, styles[one.level]), Text(printable(one.text)))
         if one.todo:
-            out.print(Padding(Text(f"-> {printable(one.todo)}", "cyan"), (0, 0, 0, 11)))
+            grid.add_row("", Text(f"-> {printable(one.todo)}", "cyan"))
+        out.print(Padding(grid, (0, 0, 0, 2)))
     counts = [(sum(one.level == level for one in found), level) for level in styles]
-    out.print(Text("\n" + ", ".join(f"{count} {level}" for count, level in counts if count)))
+    plural = {"warning": "warnings", "failure": "failures"}
+    said = [f"{count} {plural.get(level, level) if count > 1 else level}" for count, level in counts if count]
+    out.print(Text("\n" + ", ".join(said)))

@@ -19,7 +19,7 @@ import aiohttp
 import msgspec
 
 from configsvc.checks import Facts, ListenFacts, Reading, Wanted
-from configsvc.core.model import ROOT, Scope, namespace_prefix, scope_prefix
+from configsvc.core.model import META, ROOT, Scope, namespace_prefix, scope_prefix
 from configsvc.etcd.facts import Certificate, read_certificate
 from configsvc.etcd.gateway import Gateway, GatewayConfig
 from configsvc.etcd.ops import EtcdError, Range, Refused, prefix_end
@@ -55,8 +55,8 @@ async def gather(settings: Settings, timeout_s: float) -> Facts:
         user=settings.etcd_user,
     )
     async with Survey(config, timeout_s=timeout_s) as survey:
-        # A leading underscore is nobody's name, so next to nothing changes there.
-        quiet = namespace_prefix(settings.service_name) + b"_"
+        # Where we may read and nothing is ever stored: an event would delay the notice that is listened for.
+        quiet = namespace_prefix(settings.service_name) + f"{META}/_".encode()
         surveyed = [asyncio.create_task(survey.endpoint(url, quiet)) for url in config.endpoints]
         listen = asyncio.create_task(_listen(settings, timeout_s))
         endpoints = [await task for task in surveyed]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def get(
-    key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="Without it: all values.")] = None,
+    key: Annotated[str | None, typer.Argument(metavar="KEY", help="Without it: all values.")] = None,
     url: Url = None,
     namespace: Namespace = None,
     environment: Environment = None,

@@ -51,6 +51,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     shown = Table(*head, box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in shown.columns:
         column.overflow = "fold"
+    # What it is about stays in one piece as long as there is room.
+    shown.columns[0].min_width = min(32, max((len(row[0]) for row in cells), default=0))
     for row in cells:
         shown.add_row(*(Text(cell) for cell in row))
     Console(highlight=False).print(shown)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def settings(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Only this one, by variable or word of the file, explained.")
+        str | None, typer.Argument(metavar="NAME", help="Only this one, by variable or word of the file, explained.")
     ] = None,
     config: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="All of them, or the one, as JSON.")] = False,
@@ -105,7 +105,7 @@ def _text(value: Any) -> str:
 def _origin(row: dict[str, Any]) -> str:
     if row["origin"] == "file":
         return f"file {row['where']}"
-    return f"environment {row['where']}" if row["where"] else "default"
+    return str(row["origin"])
 
 
 def _explain(row: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from configsvc.cli.options import Environment, Namespace, Timeout, TokenFile, Ur
 
 
 def watch(
-    keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY]...", help="Only these. Without: all.")] = None,
+    keys: Annotated[list[str] | None, typer.Argument(metavar="KEY", help="Only these. Without: all.")] = None,
     url: Url = None,
     namespace: Namespace = None,
     environment: Environment = None,

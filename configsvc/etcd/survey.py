@@ -111,7 +111,7 @@ class Survey:
     # ---- one endpoint ------------------------------------------------------------------------------------------------
 
     async def endpoint(self, url: str, quiet: bytes) -> EndpointFacts:
-        """What one endpoint says. `quiet` is a prefix that we may watch and where next to nothing changes."""
+        """What one endpoint says. `quiet` is a prefix that we may watch and where nothing is stored."""
         certificate = await self._certificate(url) if url.startswith("https:") else None
         try:
             version, skew_s = await self._version(url)

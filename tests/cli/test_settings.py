@@ -50,8 +50,8 @@ def test_in_a_pipe_a_line_for_each(tmp_path):
     assert done.returncode == 0
     lines = [line.split("\t") for line in done.stdout.splitlines()]
     assert [line[0] for line in lines] == [setting.env for setting in TABLE]
-    assert ["SERVICE_NAME", "payments", "", "environment SERVICE_NAME"] in lines
-    assert ["ETCD_ENDPOINTS", "http://a:2379,http://b:1", "", "environment ETCD_ENDPOINTS"] in lines
+    assert ["SERVICE_NAME", "payments", "", "environment"] in lines
+    assert ["ETCD_ENDPOINTS", "http://a:2379,http://b:1", "", "environment"] in lines
     assert ["CONFIGSVC_DRAIN_S", "10", "s", "default"] in lines
     assert ["CONFIGSVC_CACHE_DIR", "(not set)", "", "default"] in lines
 

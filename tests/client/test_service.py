@@ -1,6 +1,7 @@
 """Both clients against the service itself: what they show is what its hub has."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,6 +97,27 @@ async def test_the_threaded_client_does_the_same() -> None:
             assert same_value(client.get_all(), {**VALUES, "pool": 5})
             change(hub, stored("text", "new", 21))
             await eventually(lambda: client.get("text") == "new")
+
+
+async def test_a_start_from_the_file_reads_the_same_and_the_service_sends_what_changed_since(tmp_path: Path) -> None:
+    kept: dict[str, Any] = {"tuning": FAST, "cache_dir": tmp_path, **PATIENT, **SCOPE}
+    async with serving(hub_at(20)) as url, AsyncConfigClient(url, **kept) as client:
+        await client.wait_ready(20)
+    hub = hub_at(20)
+    change(hub, stored("text", "new", 21), stored("pool", 9, 21))
+    seen: list[Any] = []
+    async with serving(hub) as url, AsyncConfigClient("http://127.0.0.1:9", **kept) as offline:
+        assert same_value(await offline.get_all(), {**VALUES, "pool": 5})
+        assert offline.status.source == "disk"
+        async with AsyncConfigClient(url, **{**kept, "start_timeout_s": 0}) as client:
+            client.on_change(seen.append)
+            await client.get("text")
+            await client.wait_ready(20)
+            assert same_value(await client.get_all(), {**VALUES, "text": "new", "pool": 9})
+            await eventually(lambda: client.status.revision == 21)
+    told = {(one.key, one.old, one.new) for one in seen}
+    # Nothing, where the service was as quick as the file.
+    assert told in ({("text", VALUES["text"], "new"), ("pool", 5, 9)}, set())
 
 
 async def test_a_scope_that_does_not_exist_yet_is_empty_until_its_first_key() -> None:

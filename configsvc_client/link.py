@@ -1,16 +1,13 @@
 """The link: one connection after another to the service, by the session's decisions.
 
 Owns the sockets and the rules of what goes out over them: which URL, which headers, where the token may go, how long an
-answer may take. Foreign exceptions become `LinkError` here and nowhere else. Decides nothing itself: what an event
-means and where to go next is `session.py`'s.
+answer may take. Foreign exceptions become `LinkError` in `answers.py` and nowhere else. Decides nothing itself: what
+an event means and where to go next is `session.py`'s.
 """
 
 import asyncio
 import contextlib
 import logging
-import os
-import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,20 +15,19 @@ from pathlib import Path
 
 import aiohttp
 import msgspec
-from yarl import URL
 
-from configsvc_client.errors import Kind, LinkError
+from configsvc_client.answers import check, get, mapped_errors, read_body
+from configsvc_client.errors import LinkError
 from configsvc_client.fork import Sockets
 from configsvc_client.options import Endpoint, Options, is_name
 from configsvc_client.poll import Answer, Ask, read_answer, unpacked
 from configsvc_client.resolver import DaemonResolver
 from configsvc_client.session import Attempt, Outcome, Session
 from configsvc_client.snapshot import Snapshot
-from configsvc_client.sse import Decoder, EventTooLarge
+from configsvc_client.sse import Decoder
 
 logger = logging.getLogger("configsvc_client")
 
-_MAX_BODY = 64 * 1024
 _MAX_TOKEN = 64 * 1024
 
 
@@ -41,10 +37,6 @@ class _Self(msgspec.Struct, frozen=True):
     service: str | None = None
     namespace: str | None = None
     environment: str | None = None
-
-
-class _Problem(msgspec.Struct, frozen=True):
-    detail: str = ""
 
 
 class Link:
@@ -181,7 +173,7 @@ class Link:
 
     async def _poll_once(self, http: aiohttp.ClientSession, take: Callable[[Snapshot], None]) -> None:
         timeout_s = self._session.polls(self._clock())
-        async with _mapped_errors():
+        async with mapped_errors():
             try:
                 async with asyncio.timeout(timeout_s):
                     ask, answer = await self._ask_state(http)
@@ -199,13 +191,12 @@ class Link:
         if ask.etag is not None:
             headers["If-None-Match"] = ask.etag
         # Unpacked here, within bounds.
-        url = URL(endpoint.state_url(*scope), encoded=True)
-        response = await http.get(url, headers=headers, allow_redirects=False, auto_decompress=False)
+        response = await get(http, endpoint.state_url(*scope), headers, auto_decompress=False)
         try:
             if response.status not in (200, 304, 404):
-                await _check(response)
+                await check(response)
             max_bytes = self._options.tuning.max_event_bytes
-            packed = await _body(response, max_bytes, "garbage")
+            packed = await read_body(response, max_bytes, "garbage")
             body = unpacked(packed, response.headers.get("Content-Encoding", ""), max_bytes)
         finally:
             response.close()
@@ -217,7 +208,7 @@ class Link:
     # ---- one connection -----------------------------------------------------------------------------------------
 
     async def _follow(self, http: aiohttp.ClientSession, attempt: Attempt, take: Callable[[Snapshot], None]) -> None:
-        async with _mapped_errors():
+        async with mapped_errors():
             try:
                 async with asyncio.timeout(self._options.tuning.connect_timeout_s):
                     response = await self._connect(http, attempt)
@@ -238,9 +229,9 @@ class Link:
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Cache-Control": "no-cache", **auth}
         if last_event_id is not None:
             headers["Last-Event-ID"] = str(last_event_id)
-        response = await _get(http, endpoint.watch_url(namespace, environment), headers)
+        response = await get(http, endpoint.watch_url(namespace, environment), headers)
         try:
-            await _check(response)
+            await check(response)
             if response.content_type != "text/event-stream":
                 raise LinkError("not_a_stream", f"the answer is {response.content_type}, not text/event-stream")
         except BaseException:
@@ -284,12 +275,12 @@ class Link:
     async def _ask_self(
         self, http: aiohttp.ClientSession, endpoint: Endpoint, auth: dict[str, str], *, allow_unauthorized: bool = False
     ) -> _Self:
-        response = await _get(http, endpoint.self_url, {"Accept": "application/json", **auth})
+        response = await get(http, endpoint.self_url, {"Accept": "application/json", **auth})
         try:
             # A service that wants a token says what it is in its refusal too.
             if not (allow_unauthorized and response.status == 401):
-                await _check(response)
-            said = msgspec.json.decode(await _body(response), type=_Self)
+                await check(response)
+            said = msgspec.json.decode(await read_body(response), type=_Self)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise LinkError("not_configsvc", f"{endpoint.self_url} does not read: {error}") from error
         finally:
@@ -359,66 +350,3 @@ class Link:
         if self._is_down and self._session.service_state == "live":
             self._is_down = False
             logger.info("link to %s is live again at %s", self._session.endpoint.url, self._session.position)
-
-
-async def _get(http: aiohttp.ClientSession, url: str, headers: dict[str, str]) -> aiohttp.ClientResponse:
-    return await http.get(URL(url, encoded=True), headers=headers, allow_redirects=False)
-
-
-async def _check(response: aiohttp.ClientResponse) -> None:
-    """Raise for anything but a 200, with the service's own reason where it gave one."""
-    status = response.status
-    if status == 200:
-        return
-    if 300 <= status < 400:
-        raise LinkError("not_a_stream", f"the answer is a redirect ({status}), which is not followed")
-    detail = ""
-    if "json" in response.content_type:
-        try:
-            detail = msgspec.json.decode(await _body(response), type=_Problem).detail
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            detail = ""
-    retry_after = response.headers.get("Retry-After", "")
-    raise LinkError(
-        "status",
-        f"HTTP {status}" + (f": {detail}" if detail else ""),
-        status=status,
-        retry_after_s=float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0,
-    )
-
-
-async def _body(response: aiohttp.ClientResponse, max_bytes: int = _MAX_BODY, kind: Kind = "not_configsvc") -> bytes:
-    """A body, whole; more than that is not from this service."""
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > max_bytes:
-            raise LinkError(kind, f"the answer is longer than {max_bytes} bytes")
-    return bytes(body)
-
-
-@asynccontextmanager
-async def _mapped_errors() -> AsyncIterator[None]:
-    try:
-        yield
-    except LinkError:
-        raise
-    except EventTooLarge as error:
-        raise LinkError("garbage", str(error)) from error
-    except aiohttp.ClientConnectorError as error:
-        raise LinkError("unreachable", f"cannot connect: {_reason(error.os_error)}") from error
-    except aiohttp.ClientPayloadError as error:
-        raise LinkError("ended", "the stream was cut") from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise LinkError("unreachable", _text(error)) from error
-
-
-def _reason(error: OSError) -> str:
-    """An error of the operating system in its own words, without addresses and numbers."""
-    if error.errno is not None and error.errno > 0 and not isinstance(error, socket.gaierror | ssl.SSLError):
-        return os.strerror(error.errno).lower()
-    return _text(error)
-
-
-def _text(error: BaseException) -> str:
-    return str(error) or type(error).__name__

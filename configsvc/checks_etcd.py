@@ -184,7 +184,7 @@ def _heard(state: str, seconds: float, reason: str) -> tuple[Level, str]:
         case "busy":
             return "unknown", (
                 f"cannot tell whether its progress interval is set: there were changes during the {seconds:.0f} s; "
-                "try again, or with a longer --timeout-s"
+                "try again, or with a longer --progress-s"
             )
         case _:
             return "unknown", f"cannot tell whether its progress interval is set: {reason}"

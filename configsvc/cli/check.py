@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from configsvc.cli import exits
+from configsvc.cli.options import Timeout
 from configsvc.cli.serve import ConfigFile, load_settings
 
 if TYPE_CHECKING:
@@ -15,14 +16,15 @@ if TYPE_CHECKING:
 def check(
     config: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
-    timeout_s: Annotated[
+    timeout_s: Timeout = 5.0,
+    progress_s: Annotated[
         float,
         typer.Option(
-            "--timeout-s",
+            "--progress-s",
             metavar="SECONDS",
-            min=0.5,
+            min=0,
             max=3600,
-            help="How long to wait for each answer, and for a progress notice of etcd.",
+            help="How long to listen for a progress notice of etcd; 0: not at all.",
         ),
     ] = 6.0,
 ) -> None:
@@ -40,7 +42,7 @@ def check(
         for warning in settings.warnings:
             exits.warn(f"warning: {warning}")
     try:
-        found = judge(asyncio.run(gather(settings, timeout_s)))
+        found = judge(asyncio.run(gather(settings, timeout_s=timeout_s, progress_s=progress_s)))
     except Refused as error:
         exits.fail(exits.CONFIG, error.detail)
     except KeyboardInterrupt:

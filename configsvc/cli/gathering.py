@@ -45,7 +45,7 @@ class _Health(msgspec.Struct, frozen=True):
     status: str = ""
 
 
-async def gather(settings: Settings, timeout_s: float) -> Facts:
+async def gather(settings: Settings, *, timeout_s: float, progress_s: float) -> Facts:
     """All facts. Raises `Refused` where a TLS file cannot be used."""
     config = _config(settings)
     wanted = Wanted(
@@ -54,7 +54,7 @@ async def gather(settings: Settings, timeout_s: float) -> Facts:
         writes=settings.writes,
         user=settings.etcd_user,
     )
-    async with Survey(config, timeout_s=timeout_s) as survey:
+    async with Survey(config, timeout_s=timeout_s, progress_s=progress_s) as survey:
         # Where we may read and nothing is ever stored: an event would delay the notice that is listened for.
         quiet = namespace_prefix(settings.service_name) + f"{META}/_".encode()
         surveyed = [asyncio.create_task(survey.endpoint(url, quiet)) for url in config.endpoints]

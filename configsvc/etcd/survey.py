@@ -71,18 +71,23 @@ class _Role(msgspec.Struct, frozen=True):
 
 
 class Survey:
-    """An async context manager; entering reads the TLS files and raises `Refused` where that fails."""
+    """An async context manager; entering reads the TLS files and raises `Refused` where that fails.
+
+    `timeout_s` is for each answer, `progress_s` for listening to progress notices (0: not at all).
+    """
 
     def __init__(
         self,
         config: GatewayConfig,
         *,
         timeout_s: float,
+        progress_s: float,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
         self._timeout_s = timeout_s
+        self._progress_s = progress_s
         self._clock = clock
         self._wall = wall
         self._auth = Auth(config.user, config.password_file, self._authenticate, clock=clock, wall=wall)
@@ -168,8 +173,10 @@ class Survey:
             return {}
         return metrics(body.decode("utf-8", "replace"))
 
-    async def _progress(self, url: str, quiet: bytes, revision: int) -> Progress:
-        """Listen on an idle watch for `timeout_s`, or until its first progress notice."""
+    async def _progress(self, url: str, quiet: bytes, revision: int) -> Progress | None:
+        """Listen on an idle watch for `progress_s`, or until its first progress notice."""
+        if not self._progress_s:
+            return None
         try:
             stream = await self._open_watch(url, wire.encode_watch(quiet, revision))
         except EtcdError as error:
@@ -178,7 +185,7 @@ class Survey:
             return Progress(state="failed", reason="the watch was not confirmed in time")
         began, busy = self._clock(), False
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._progress_s):
                 async for batch in stream:
                     if batch.kind == PROGRESS:
                         return Progress(state="heard", seconds=self._clock() - began)
@@ -187,7 +194,7 @@ class Survey:
                     busy = busy or batch.kind != CREATED
             return Progress(state="failed", reason="the watch ended")
         except TimeoutError:
-            return Progress(state="busy" if busy else "silent", seconds=self._timeout_s)
+            return Progress(state="busy" if busy else "silent", seconds=self._progress_s)
         except EtcdError as error:
             return Progress(state="failed", reason=error.detail)
         finally:

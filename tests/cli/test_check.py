@@ -172,7 +172,7 @@ async def _add_users(etcd, namespace):
     await support.enable_auth(etcd, user="admin", password="s3cret", prefix=b"/")
 
 
-FAST = ("--timeout-s", "0.8")
+FAST = ("--progress-s", "0.3")
 
 
 def test_a_user_with_what_it_needs(users, tmp_path):

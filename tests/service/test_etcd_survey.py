@@ -13,8 +13,8 @@ from tests.support import etcd as support
 
 
 @asynccontextmanager
-async def survey(*urls, timeout_s=5.0, **config):
-    async with Survey(GatewayConfig(endpoints=urls, **config), timeout_s=timeout_s) as found:
+async def survey(*urls, progress_s=20.0, **config):
+    async with Survey(GatewayConfig(endpoints=urls, **config), timeout_s=20.0, progress_s=progress_s) as found:
         yield found
 
 
@@ -51,7 +51,7 @@ async def test_history_after_a_compaction_and_silence(fresh, make_gateway, prefi
     gateway = await make_gateway(fresh.url)
     for _ in range(10):
         revision = await support.put(gateway, prefix)
-    async with survey(fresh.url, timeout_s=0.3) as asked:
+    async with survey(fresh.url, progress_s=0.3) as asked:
         assert (await asked.endpoint(fresh.url, prefix + b"quiet")).history == revision
         await support.compact(fresh, revision - 3)
         facts = await asked.endpoint(fresh.url, prefix + b"quiet")
@@ -69,7 +69,7 @@ async def test_changes_while_it_listens(fresh, make_gateway, prefix):
             await asyncio.sleep(0.05)
 
     writing = asyncio.create_task(write())
-    async with survey(fresh.url, timeout_s=0.5) as asked:
+    async with survey(fresh.url, progress_s=0.5) as asked:
         facts = await asked.endpoint(fresh.url, prefix)
     writing.cancel()
     await asyncio.gather(writing, return_exceptions=True)
@@ -82,9 +82,9 @@ async def test_users(fresh, tmp_path):
     password.write_text("s3cret\n")
     await support.enable_auth(fresh, user="payments", password="s3cret", prefix=b"/config/payments/")
     ours = {"user": "payments", "password_file": password}
-    async with survey(fresh.url, timeout_s=0.3) as asked:
+    async with survey(fresh.url, progress_s=0.3) as asked:
         assert (await asked.user(fresh.url, b"/config/payments/_")).authentication is True
-    async with survey(fresh.url, timeout_s=0.3, **ours) as asked:
+    async with survey(fresh.url, progress_s=0.3, **ours) as asked:
         user = await asked.user(fresh.url, b"/config/payments/_")
         mine = await asked.endpoint(fresh.url, b"/config/payments/_")
         others = await asked.endpoint(fresh.url, b"/config/others/_")
@@ -97,7 +97,7 @@ async def test_users(fresh, tmp_path):
     assert others.progress is not None
     assert (mine.progress.state, others.progress.state) == ("silent", "failed")
     password.write_text("guess")
-    async with survey(fresh.url, timeout_s=0.3, **ours) as asked:
+    async with survey(fresh.url, progress_s=0.3, **ours) as asked:
         refused = await asked.endpoint(fresh.url, b"/config/payments/_")
         user = await asked.user(fresh.url, b"/config/payments/_")
     assert refused.refused is not None

@@ -11,21 +11,34 @@ Everything public is here; the modules behind it may move.
 from configsvc_client.aio import AsyncConfigClient
 from configsvc_client.backoff import Backoff
 from configsvc_client.client import ConfigClient
-from configsvc_client.errors import ClientClosed, ConfigError, ConfigKeyError, InvalidOption, LinkFailed
+from configsvc_client.errors import (
+    ClientClosed,
+    ConfigError,
+    ConfigKeyError,
+    ConfigValueError,
+    InvalidOption,
+    LinkFailed,
+)
+from configsvc_client.iterators import AsyncChangeIterator, ChangeIterator
+from configsvc_client.metrics import Sample
 from configsvc_client.options import Tuning
 from configsvc_client.view import MISSING, ClientStatus, ConfigChange
 
 __all__ = [
     "MISSING",
+    "AsyncChangeIterator",
     "AsyncConfigClient",
     "Backoff",
+    "ChangeIterator",
     "ClientClosed",
     "ClientStatus",
     "ConfigChange",
     "ConfigClient",
     "ConfigError",
     "ConfigKeyError",
+    "ConfigValueError",
     "InvalidOption",
     "LinkFailed",
+    "Sample",
     "Tuning",
 ]

@@ -11,17 +11,22 @@ import os
 from collections.abc import Callable, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar, overload
 
-from configsvc_client import fork
-from configsvc_client.callbacks import Callback, log_failure
+from configsvc_client import fork, values
+from configsvc_client.callbacks import Callback, StatusCallback
 from configsvc_client.errors import ClientClosed
+from configsvc_client.iterators import AsyncChangeIterator
+from configsvc_client.metrics import Sample
 from configsvc_client.options import MAX_AGE_S, Tuning, resolve
 from configsvc_client.start import follow
 from configsvc_client.state import ClientState
 from configsvc_client.view import MISSING, ClientStatus
 
 logger = logging.getLogger("configsvc_client")
+
+T = TypeVar("T")
+D = TypeVar("D")
 
 
 class AsyncConfigClient:
@@ -84,15 +89,97 @@ class AsyncConfigClient:
 
         The first read waits for a snapshot, `start_timeout_s` at most; with a last-known-good file a second at most.
         """
-        if self._state.snapshot is None or self._loop is not asyncio._get_running_loop():
-            await self._wait_first()
+        await self._ready()
         return self._state.read(key, default)
+
+    @overload
+    async def get_str(self, key: str) -> str: ...
+
+    @overload
+    async def get_str(self, key: str, default: D) -> str | D: ...
+
+    async def get_str(self, key: str, default: Any = MISSING) -> Any:
+        """Return a string. A stored value of another type gives `default`, else raises `ConfigValueError`.
+
+        So do all typed reads; what is passed as `default` is returned as it is. Where a default stands in for a value,
+        that is logged once per value and counted in `status`.
+        """
+        await self._ready()
+        return self._state.read_as(key, default, values.as_str)
+
+    @overload
+    async def get_int(self, key: str, *, min_val: int | None = None, max_val: int | None = None) -> int: ...
+
+    @overload
+    async def get_int(
+        self, key: str, default: D, *, min_val: int | None = None, max_val: int | None = None
+    ) -> int | D: ...
+
+    async def get_int(
+        self, key: str, default: Any = MISSING, *, min_val: int | None = None, max_val: int | None = None
+    ) -> Any:
+        """Return an integer within bounds, which belong to it; `true` and 5.0 are none. See `get_str`."""
+        await self._ready()
+        return self._state.read_number(key, default, values.as_int, min_val, max_val)
+
+    @overload
+    async def get_float(self, key: str, *, min_val: float | None = None, max_val: float | None = None) -> float: ...
+
+    @overload
+    async def get_float(
+        self, key: str, default: D, *, min_val: float | None = None, max_val: float | None = None
+    ) -> float | D: ...
+
+    async def get_float(
+        self, key: str, default: Any = MISSING, *, min_val: float | None = None, max_val: float | None = None
+    ) -> Any:
+        """Return a number within bounds, which belong to it, as a float; integers are numbers too. See `get_str`."""
+        await self._ready()
+        return self._state.read_number(key, default, values.as_float, min_val, max_val)
+
+    @overload
+    async def get_bool(self, key: str) -> bool: ...
+
+    @overload
+    async def get_bool(self, key: str, default: D) -> bool | D: ...
+
+    async def get_bool(self, key: str, default: Any = MISSING) -> Any:
+        """Return True or False; 1 and `"yes"` are neither. See `get_str`."""
+        await self._ready()
+        return self._state.read_as(key, default, values.as_bool)
+
+    @overload
+    async def get_json(self, key: str, *, type: type[T]) -> T: ...
+
+    @overload
+    async def get_json(self, key: str, default: D, *, type: type[T]) -> T | D: ...
+
+    @overload
+    async def get_json(self, key: str, default: Any = MISSING, *, type: Any = Any) -> Any: ...
+
+    async def get_json(self, key: str, default: Any = MISSING, *, type: Any = Any) -> Any:
+        """Return any value, made into `type` by msgspec where one is given, without guessing. See `get_str`."""
+        await self._ready()
+        return self._state.read_as(key, default, values.as_type, type)
+
+    async def as_struct(self, type: type[T], prefix: str = "") -> T:
+        """Return a `msgspec.Struct` or dataclass made of the keys below a prefix, all of one state.
+
+        Its fields are found by dotted keys: `database.pool.size` is `database`, then `pool`, then `size`. Raises
+        `ConfigValueError` with everything that is missing or does not fit.
+        """
+        await self._ready()
+        return self._state.read_struct(type, prefix)
 
     async def get_all(self) -> dict[str, Any]:
         """Return all values that apply; an empty mapping where no snapshot came in time (`status` tells)."""
+        await self._ready()
+        return self._state.read_all()
+
+    async def _ready(self) -> None:
+        """Wait where a first read has to."""
         if self._state.snapshot is None or self._loop is not asyncio._get_running_loop():
             await self._wait_first()
-        return self._state.read_all()
 
     async def _wait_first(self) -> None:
         if self._state.is_closed or self._state.failure is not None:
@@ -118,6 +205,27 @@ class AsyncConfigClient:
         answered without one before.
         """
         return self._state.callbacks.add(callback, key)
+
+    def on_status(self, callback: StatusCallback) -> Callable[[], None]:
+        """Call `callback(status)` at each step of `status.state` or `status.source`; the returned function ends it.
+
+        Also at the step to `stale`, which time alone makes; not for `closed`. Called in order, as `on_change` calls.
+        """
+        return self._state.callbacks.add_status(callback)
+
+    def changes(self, key: str | None = None) -> AsyncChangeIterator:
+        """Iterate over changes from now on, of all keys or one, until the client or the iterator is closed.
+
+        What is a change, and what happens to a reader that is too slow, is the same as for `on_change`.
+        """
+        return AsyncChangeIterator(self._state, key, self._begin)
+
+    def metrics(self) -> list[Sample]:
+        """The numbers of this client in this process; `configsvc_client.prometheus` hands them on."""
+        return self._state.metrics()
+
+    def _begin(self) -> None:
+        self._start()
 
     @property
     def status(self) -> ClientStatus:
@@ -177,6 +285,7 @@ class AsyncConfigClient:
         self._sockets.abandon()
         self._renew()
         self._state.callbacks.after_fork(in_callback=True)
+        self._state.forget_counts()
         self._state.restart()
 
     def _take(self, snapshot: Any) -> None:
@@ -196,18 +305,18 @@ class AsyncConfigClient:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            for callback, change in self._state.callbacks.take():
+            for callback, told in self._state.callbacks.take():
                 try:
-                    result = callback(change)
+                    result = callback(told)
                     if inspect.isawaitable(result):
                         await result
                 except asyncio.CancelledError:
                     task = asyncio.current_task()
                     if task is None or task.cancelling():
                         raise
-                    log_failure(callback, change)
+                    self._state.callbacks.failed(callback, told)
                 except Exception:
-                    log_failure(callback, change)
+                    self._state.callbacks.failed(callback, told)
                 # A long row of callbacks must leave the loop to others in between.
                 await asyncio.sleep(0)
                 if self._state.is_closed:

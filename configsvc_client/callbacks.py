@@ -1,7 +1,8 @@
 """Who wants to hear of changes, and what they have not heard yet.
 
-Owns order and bound: states come in one after another, calls go out one at a time in that order. Knows no tasks or
-threads: a shell empties the backlog with `take` whenever `wake` was called. May be used from several threads.
+Owns order and bound: states come in one after another, calls go out one at a time in that order. What is said of the
+client's status is a row of its own, without an order between the two. Knows no tasks or threads: a shell empties the
+backlog with `take` whenever `wake` was called. May be used from several threads.
 """
 
 import logging
@@ -9,19 +10,24 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakSet
 
 from configsvc_client.snapshot import Snapshot
-from configsvc_client.view import ConfigChange, changes
+from configsvc_client.view import ClientStatus, ConfigChange, changes
 
 logger = logging.getLogger("configsvc_client")
 
 Callback = Callable[[ConfigChange], Any]
+StatusCallback = Callable[[ClientStatus], Any]
+Call = tuple[Callable[[Any], Any], ConfigChange | ClientStatus]
+
+_MAX_STATUSES = 64
 
 
 class _Registration:
     __slots__ = ("active", "callback", "key", "since")
 
-    def __init__(self, callback: Callback, key: str | None, since: int) -> None:
+    def __init__(self, callback: Callable[[Any], Any], key: str | None, since: int) -> None:
         self.callback = callback
         self.key = key
         self.since = since
@@ -43,18 +49,25 @@ class Callbacks:
         self._backlog: deque[tuple[int, Snapshot | None, Snapshot]] = deque()
         self._pushed = 0
         # Calls of one step that are still to come, and the one that is out.
-        self._due: deque[tuple[_Registration, ConfigChange]] = deque()
-        self._calling: tuple[_Registration, ConfigChange] | None = None
+        self._due: deque[tuple[_Registration, ConfigChange | ClientStatus]] = deque()
+        self._calling: tuple[_Registration, ConfigChange | ClientStatus] | None = None
+        self._status_registrations: list[_Registration] = []
+        # Of too many, the oldest are not told.
+        self._statuses: deque[tuple[_Registration, ClientStatus]] = deque(maxlen=_MAX_STATUSES)
+        self.listeners: WeakSet[Callbacks] = WeakSet()
+        """Others that hear of the same states, each at its own pace."""
+        self.errors = 0
+        """Calls that raised."""
 
     @property
     def is_used(self) -> bool:
         """Whether anybody wants to hear of changes."""
-        return bool(self._registrations)
+        return bool(self._registrations or self._status_registrations or self.listeners)
 
     @property
     def is_due(self) -> bool:
         """Whether `take` has calls."""
-        return bool(self._due or self._backlog)
+        return bool(self._due or self._backlog or self._statuses)
 
     def after_fork(self, *, in_callback: bool) -> None:
         """In a child, where nobody calls any more: what was being called is due again, unless that is what forked."""
@@ -62,23 +75,46 @@ class Callbacks:
         if self._calling is not None and not in_callback:
             self._due.appendleft(self._calling)
         self._calling = None
+        # What was said of the parent's link.
+        self._statuses.clear()
+        for listener in list(self.listeners):
+            listener.after_fork(in_callback=True)
 
     def add(self, callback: Callback, key: str | None) -> Callable[[], None]:
         """Register for changes from now on; the returned function ends it, at once and as often as it is called."""
+        return self._register(self._registrations, callback, key)
+
+    def add_status(self, callback: StatusCallback) -> Callable[[], None]:
+        """The same for the client's status."""
+        return self._register(self._status_registrations, callback, None)
+
+    def _register(
+        self, registrations: list[_Registration], callback: Callable[[Any], Any], key: str | None
+    ) -> Callable[[], None]:
         with self._lock:
             registration = _Registration(callback, key, self._pushed)
-            self._registrations.append(registration)
+            registrations.append(registration)
 
         def remove() -> None:
             registration.active = False
             with self._lock:
-                if registration in self._registrations:
-                    self._registrations.remove(registration)
+                if registration in registrations:
+                    registrations.remove(registration)
 
         return remove
 
+    def push_status(self, status: ClientStatus) -> None:
+        """Note that the client's status is another one."""
+        with self._lock:
+            self._statuses.extend((one, status) for one in self._status_registrations)
+            if not self._statuses:
+                return
+        self._wake()
+
     def push(self, old: Snapshot | None, new: Snapshot) -> None:
         """Note the step from one state to the next."""
+        for listener in list(self.listeners):
+            listener.push(old, new)
         with self._lock:
             self._pushed += 1
             if not self._registrations:
@@ -92,11 +128,18 @@ class Callbacks:
         if not is_awake:
             self._wake()
 
-    def take(self) -> Iterator[tuple[Callback, ConfigChange]]:
+    def wake_listeners(self) -> None:
+        """Let those who wait for a state look at what else has happened."""
+        for listener in list(self.listeners):
+            listener._wake()
+
+    def take(self) -> Iterator[Call]:
         """The calls that are due, in order; stops when there are none."""
         while True:
             with self._lock:
                 self._calling = None
+                if self._statuses:
+                    self._due.appendleft(self._statuses.popleft())
                 if not self._due and self._backlog:
                     number, old, new = self._backlog[0]
                     heard = [one for one in self._registrations if one.since < number]
@@ -107,11 +150,12 @@ class Callbacks:
                 if not self._due:
                     return
                 self._calling = call = self._due.popleft()
-            registration, change = call
+            registration, told = call
             if registration.active:
-                yield registration.callback, change
+                yield registration.callback, told
 
-
-def log_failure(callback: Callback, change: ConfigChange) -> None:
-    """To be called in an `except` block: an error in one callback is logged and harms nothing else."""
-    logger.exception("callback %r failed for %r", callback, change.key)
+    def failed(self, callback: Callable[[Any], Any], told: ConfigChange | ClientStatus) -> None:
+        """To be called in an `except` block: an error in one callback is logged and counted, and harms nothing else."""
+        self.errors += 1
+        what = told.key if isinstance(told, ConfigChange) else told.state
+        logger.exception("callback %r failed for %r", callback, what)

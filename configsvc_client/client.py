@@ -11,12 +11,18 @@ import weakref
 from collections.abc import Callable, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar, overload
 
-from configsvc_client.callbacks import Callback
+from configsvc_client import values
+from configsvc_client.callbacks import Callback, StatusCallback
+from configsvc_client.iterators import ChangeIterator
+from configsvc_client.metrics import Sample
 from configsvc_client.options import MAX_AGE_S, Tuning, resolve
 from configsvc_client.view import MISSING, ClientStatus
 from configsvc_client.worker import Worker
+
+T = TypeVar("T")
+D = TypeVar("D")
 
 
 class ConfigClient:
@@ -74,15 +80,96 @@ class ConfigClient:
 
         The first read waits for a snapshot, `start_timeout_s` at most; with a last-known-good file a second at most.
         """
-        if self._state.snapshot is None:
-            self._wait_first()
+        if self._state.serving is None:
+            self._ready()
         return self._state.read(key, default)
+
+    @overload
+    def get_str(self, key: str) -> str: ...
+
+    @overload
+    def get_str(self, key: str, default: D) -> str | D: ...
+
+    def get_str(self, key: str, default: Any = MISSING) -> Any:
+        """Return a string. A stored value of another type gives `default`, else raises `ConfigValueError`.
+
+        So do all typed reads; what is passed as `default` is returned as it is. Where a default stands in for a value,
+        that is logged once per value and counted in `status`.
+        """
+        self._ready()
+        return self._state.read_as(key, default, values.as_str)
+
+    @overload
+    def get_int(self, key: str, *, min_val: int | None = None, max_val: int | None = None) -> int: ...
+
+    @overload
+    def get_int(self, key: str, default: D, *, min_val: int | None = None, max_val: int | None = None) -> int | D: ...
+
+    def get_int(
+        self, key: str, default: Any = MISSING, *, min_val: int | None = None, max_val: int | None = None
+    ) -> Any:
+        """Return an integer within bounds, which belong to it; `true` and 5.0 are none. See `get_str`."""
+        self._ready()
+        return self._state.read_number(key, default, values.as_int, min_val, max_val)
+
+    @overload
+    def get_float(self, key: str, *, min_val: float | None = None, max_val: float | None = None) -> float: ...
+
+    @overload
+    def get_float(
+        self, key: str, default: D, *, min_val: float | None = None, max_val: float | None = None
+    ) -> float | D: ...
+
+    def get_float(
+        self, key: str, default: Any = MISSING, *, min_val: float | None = None, max_val: float | None = None
+    ) -> Any:
+        """Return a number within bounds, which belong to it, as a float; integers are numbers too. See `get_str`."""
+        self._ready()
+        return self._state.read_number(key, default, values.as_float, min_val, max_val)
+
+    @overload
+    def get_bool(self, key: str) -> bool: ...
+
+    @overload
+    def get_bool(self, key: str, default: D) -> bool | D: ...
+
+    def get_bool(self, key: str, default: Any = MISSING) -> Any:
+        """Return True or False; 1 and `"yes"` are neither. See `get_str`."""
+        self._ready()
+        return self._state.read_as(key, default, values.as_bool)
+
+    @overload
+    def get_json(self, key: str, *, type: type[T]) -> T: ...
+
+    @overload
+    def get_json(self, key: str, default: D, *, type: type[T]) -> T | D: ...
+
+    @overload
+    def get_json(self, key: str, default: Any = MISSING, *, type: Any = Any) -> Any: ...
+
+    def get_json(self, key: str, default: Any = MISSING, *, type: Any = Any) -> Any:
+        """Return any value, made into `type` by msgspec where one is given, without guessing. See `get_str`."""
+        self._ready()
+        return self._state.read_as(key, default, values.as_type, type)
+
+    def as_struct(self, type: type[T], prefix: str = "") -> T:
+        """Return a `msgspec.Struct` or dataclass made of the keys below a prefix, all of one state.
+
+        Its fields are found by dotted keys: `database.pool.size` is `database`, then `pool`, then `size`. Raises
+        `ConfigValueError` with everything that is missing or does not fit.
+        """
+        self._ready()
+        return self._state.read_struct(type, prefix)
 
     def get_all(self) -> dict[str, Any]:
         """Return all values that apply; an empty mapping where no snapshot came in time (`status` tells)."""
-        if self._state.snapshot is None:
-            self._wait_first()
+        self._ready()
         return self._state.read_all()
+
+    def _ready(self) -> None:
+        """Wait where a first read has to."""
+        if self._state.serving is None and self._state.snapshot is None:
+            self._wait_first()
 
     def _wait_first(self) -> None:
         self._worker.awake()
@@ -106,7 +193,7 @@ class ConfigClient:
             "ConfigClient waits for its first snapshot inside a running event loop and blocks it; "
             "use AsyncConfigClient, or call wait_ready() before the loop starts",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
     # ---- changes and status -------------------------------------------------------------------------------------
@@ -120,6 +207,28 @@ class ConfigClient:
         """
         self._worker.need_callbacks()
         return self._state.callbacks.add(callback, key)
+
+    def on_status(self, callback: StatusCallback) -> Callable[[], None]:
+        """Call `callback(status)` at each step of `status.state` or `status.source`; the returned function ends it.
+
+        Also at the step to `stale`, which time alone makes; not for `closed`. Called in order, as `on_change` calls.
+        """
+        self._worker.need_callbacks()
+        return self._state.callbacks.add_status(callback)
+
+    def changes(self, key: str | None = None) -> ChangeIterator:
+        """Iterate over changes from now on, of all keys or one, until the client or the iterator is closed.
+
+        What is a change, and what happens to a reader that is too slow, is the same as for `on_change`.
+        """
+        return ChangeIterator(self._state, key, self._begin)
+
+    def metrics(self) -> list[Sample]:
+        """The numbers of this client in this process; `configsvc_client.prometheus` hands them on."""
+        return self._state.metrics()
+
+    def _begin(self) -> None:
+        self._worker.awake()
 
     @property
     def status(self) -> ClientStatus:

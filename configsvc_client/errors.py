@@ -2,15 +2,17 @@
 
     ConfigError
     ├── ConfigKeyError (also KeyError)      no value and no default under that key
+    ├── ConfigValueError (also ValueError)  a value that is not of the type or within the bounds that a read wants
     ├── InvalidOption (also ValueError)     an argument or variable that cannot be right
     ├── ClientClosed (also RuntimeError)    waiting for a client that was closed
     ├── LinkFailed (also RuntimeError)      a defect ended the link; `wait_ready` and `close` raise it
     └── LinkError                           why a connection was left; never raised to the application
 
-Reads raise `ConfigKeyError` and nothing else, whatever happens to the network; `wait_ready` also `TimeoutError`.
+Reads raise `ConfigKeyError`, typed reads also `ConfigValueError`, and nothing else whatever happens to the network;
+`wait_ready` also `TimeoutError`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Literal
 
@@ -42,6 +44,29 @@ class ConfigKeyError(ConfigError, KeyError):
 
     def __reduce__(self) -> tuple[type["ConfigKeyError"], tuple[str, list[str], str]]:
         return type(self), (self.key, self.near, self._hint)
+
+
+class ConfigValueError(ConfigError, ValueError):
+    """What is stored is not what a typed read wants, and the caller gave no default.
+
+    `problems` says for each key what is stored and what was wanted. `get_int` and its like look at one key; `as_struct`
+    at many, and names all at once, also those that are missing, because a struct without them cannot be made.
+    """
+
+    def __init__(self, problems: Mapping[str, str], hint: str = "") -> None:
+        super().__init__(problems, hint)
+        self.problems = dict(problems)
+        self._hint = hint
+
+    @property
+    def key(self) -> str:
+        """The first key that does not fit."""
+        return next(iter(self.problems), "")
+
+    def __str__(self) -> str:
+        lines = [f"{key!r}: {problem}" for key, problem in self.problems.items()]
+        text = lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} values do not fit:", *lines])
+        return f"{text} ({self._hint})" if self._hint else text
 
 
 class InvalidOption(ConfigError, ValueError):

@@ -64,6 +64,12 @@ class Freshness:
         """How long ago the state was shown to be the newest; None where it never was."""
         return None if self.proved_at is None else max(0.0, now - self.proved_at)
 
+    def stale_in_s(self, now: float, heartbeats_s: float) -> float | None:
+        """After how long the state turns stale by time alone; None where it does not, or has."""
+        if self._link_live or self.proved_at is None or self.view(now, heartbeats_s).state != "live":
+            return None
+        return self.proved_at + (self._max_staleness_s or heartbeats_s) - now
+
     def view(self, now: float, heartbeats_s: float) -> View:
         """How fresh the state is at this moment; the step to stale needs no event to happen."""
         age_s = self.age_s(now)

@@ -19,6 +19,7 @@ The rules:
 """
 
 import math
+from collections import Counter
 from collections.abc import Container
 from random import Random
 from typing import Literal, NamedTuple
@@ -27,7 +28,7 @@ import msgspec
 
 from configsvc_client.addresses import Addresses
 from configsvc_client.doubt import Doubt
-from configsvc_client.errors import LinkError, printable
+from configsvc_client.errors import Kind, LinkError, printable
 from configsvc_client.freshness import Freshness, View
 from configsvc_client.options import Endpoint, Options
 from configsvc_client.poll import Answer, Ask, Polls, etag_of
@@ -94,6 +95,10 @@ class Session:
         self.last_error: str | None = None
         self.service_state: str | None = None
         self.heartbeat_s = options.heartbeat_s
+        self.connections = 0
+        """Streams that were opened."""
+        self.failures: Counter[Kind] = Counter()
+        """Streams and addresses that were left, by why."""
         self._options = options
         self._tuning = options.tuning
         self._random = random
@@ -145,6 +150,7 @@ class Session:
         """Begin with what another session holds, wherever it was interrupted: in a forked process, on a new loop."""
         self.namespace, self.environment = other.namespace, other.environment
         self.last_error, self.heartbeat_s = other.last_error, other.heartbeat_s
+        self.connections, self.failures = other.connections, other.failures
         self._addresses.inherit(other._addresses)
         self.snapshot, held = other.snapshot, other.position
         self._polls.inherit(other._polls, self.endpoint)
@@ -156,6 +162,10 @@ class Session:
         self._doubt.left.extend(epoch for epoch in other._doubt.left if epoch != own.epoch)
         self._resume = other._resume
         self._freshness.inherit(other._freshness)
+
+    def forget_counts(self) -> None:
+        """Count from nothing, in another process."""
+        self.connections, self.failures = 0, Counter()
 
     def learn_scope(self, namespace: str | None, environment: str | None) -> None:
         """Take what the service says of itself where nobody said it; a state of another scope is forgotten then."""
@@ -208,6 +218,7 @@ class Session:
     def opened(self, now: float) -> None:
         """A service has answered with a stream."""
         self._opened_at = self._active_at = now
+        self.connections += 1
         self._status_at = None
         if not self._polls.is_polling:
             self._not_live_since = None
@@ -252,6 +263,7 @@ class Session:
         """A stream failed: the delay before the next one here, where polls are answered; None to leave the address."""
         delay = self._polls.stream_lost(error, self._active_at, self.heartbeat_s, now)
         if delay is not None:
+            self.failures[error.kind] += 1
             if error.kind == "garbage":
                 self._resume = False
             self._opened_at = None
@@ -266,6 +278,7 @@ class Session:
         was_well = self._proved_here and now - self._well_since >= self.heartbeat_s
         if was_well:
             self._addresses.well()
+        self.failures[error.kind] += 1
         if error.kind == "garbage":
             self._resume = False
         self._opened_at = None
@@ -519,3 +532,17 @@ class Session:
     def view(self, now: float) -> View:
         """How fresh the state is at this moment; the step to stale needs no event to happen."""
         return self._freshness.view(now, MISSED_HEARTBEATS * self.heartbeat_s)
+
+    def stale_in_s(self, now: float) -> float | None:
+        """After how long the state turns stale by time alone; None where it does not, or has."""
+        return self._freshness.stale_in_s(now, MISSED_HEARTBEATS * self.heartbeat_s)
+
+    @property
+    def proved_at(self) -> float | None:
+        """When the state was last shown to be the newest."""
+        return self._freshness.proved_at
+
+    @property
+    def is_link_live(self) -> bool:
+        """Whether a service is there that shows the state to be the newest."""
+        return self._freshness.is_live

@@ -18,6 +18,7 @@ from configsvc_client.link import Link
 from configsvc_client.session import Proof
 from configsvc_client.snapshot import Snapshot
 from configsvc_client.state import LOAD_TIMEOUT_S, ClientState, first_wait_s
+from configsvc_client.ticker import Ticker
 
 logger = logging.getLogger("configsvc_client")
 
@@ -30,14 +31,26 @@ async def follow(
     `take` is called with each new state that a service has shown, `settle` once a first read has nothing to wait for.
     An exception out of here is a defect. Cancelled, it writes the last state, for which it takes 1.5 s at most.
     """
+    ticker = Ticker(state.observe)
+    ticker.look()
     cache = state.options.cache
-    if cache is None:
-        await Link(state.options, state.session, sockets).run(take)
-        return
-    start = _Start(state, Keeper(Files(cache, state.options)), settle)
+    try:
+        if cache is None:
+            await Link(state.options, state.session, sockets, on_progress=ticker.look).run(take)
+        else:
+            await _follow_beside(_Start(state, Keeper(Files(cache, state.options)), settle), ticker, sockets, take)
+    finally:
+        ticker.stop()
+
+
+async def _follow_beside(start: "_Start", ticker: Ticker, sockets: Sockets, take: Callable[[Snapshot], None]) -> None:
+    def look() -> None:
+        start.look()
+        ticker.look()
+
     try:
         await start.load()
-        await Link(state.options, state.session, sockets, on_progress=start.look).run(take)
+        await Link(start.state.options, start.state.session, sockets, on_progress=look).run(take)
     finally:
         await start.end()
 
@@ -46,7 +59,7 @@ class _Start:
     """One run of the link with a file beside it."""
 
     def __init__(self, state: ClientState, keeper: Keeper, settle: Callable[[], None]) -> None:
-        self._state = state
+        self.state = state
         self._keeper = keeper
         self._settle = settle
         self._loop = asyncio.get_running_loop()
@@ -59,7 +72,7 @@ class _Start:
     async def load(self) -> None:
         """Begin with what the file holds. A disk that takes longer is not waited for; it is taken when it comes."""
         ended = partial(self._from_thread, self._ended.set)
-        session = self._state.session
+        session = self.state.session
         held = session.position
         try:
             if held is None:
@@ -85,7 +98,7 @@ class _Start:
             self._loop.call_soon_threadsafe(call)
 
     def _take_kept(self, kept: Proof | None) -> None:
-        session = self._state.session
+        session = self.state.session
         if kept is not None and session.position is None:
             session.adopt(kept, time.monotonic())
             self._keeper.begin(kept.position, kept.left)
@@ -96,7 +109,7 @@ class _Start:
 
     def look(self) -> None:
         """After everything that moved the session: is there something to keep, has waiting become useless?"""
-        session = self._state.session
+        session = self.state.session
         self._keeper.note(session.proof(time.monotonic()))
         if not self._is_released and self._loaded.is_set() and self._wait_s() <= 0:
             self._release()
@@ -109,14 +122,14 @@ class _Start:
             )
 
     def _wait_s(self) -> float:
-        session = self._state.session
+        session = self.state.session
         return first_wait_s(
-            self._state.options.start_timeout_s, has_file=session.position is not None, all_failed=session.all_failed
+            self.state.options.start_timeout_s, has_file=session.position is not None, all_failed=session.all_failed
         )
 
     def _release(self) -> None:
         self._is_released = True
-        self._state.release()
+        self.state.release()
         self._settle()
 
     async def end(self) -> None:

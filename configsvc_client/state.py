@@ -1,23 +1,27 @@
-"""What the two clients share: the state that reads are answered from, and what is said about it.
+"""What the two clients share: the state that reads are answered from (`reads.py` says how), and what is said about it.
 
 Knows no tasks and no threads. The link's loop writes, any thread reads: the snapshot is immutable and swapped as one
 reference, so readers need no lock.
 """
 
+import logging
 import math
 import random
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import get_args
 
-from configsvc_client import view
 from configsvc_client.callbacks import Callbacks
-from configsvc_client.errors import ClientClosed, ConfigKeyError, LinkFailed
+from configsvc_client.errors import ClientClosed, Kind, LinkFailed
+from configsvc_client.metrics import Sample, samples
 from configsvc_client.options import Options
+from configsvc_client.reads import Reads
 from configsvc_client.session import Session
 from configsvc_client.snapshot import Snapshot
-from configsvc_client.view import MISSING, ClientStatus, Source
+from configsvc_client.view import ClientStatus, Source, State, Transport
+
+logger = logging.getLogger("configsvc_client")
 
 FILE_AFTER_S = 1.0
 """How long a service is preferred to a last-known-good file that is at hand."""
@@ -35,10 +39,11 @@ def first_wait_s(start_timeout_s: float, *, has_file: bool, all_failed: bool) ->
     return start_timeout_s if start_timeout_s < LOAD_TIMEOUT_S else math.inf
 
 
-class ClientState:
+class ClientState(Reads):
     """One client's snapshot, session, callbacks and end."""
 
     def __init__(self, options: Options, wake: Callable[[], None]) -> None:
+        super().__init__()
         self.options = options
         self._started = time.monotonic()
         self._started_at = datetime.now(UTC)
@@ -47,7 +52,12 @@ class ClientState:
         self.callbacks = Callbacks(wake)
         self._hidden: Session | None = None
         self.failure: BaseException | None = None
+        self._failed: float | None = None
         self._closed: float | None = None
+        self.changes = 0
+        """States taken in which something was another than before."""
+        self._observed: tuple[State, Source] = ("connecting", "none")
+        self._losses = 0
         self._answered_without = False
         # What a read was answered from before a service had proved anything; and whether reads may be.
         self._answered_from: Snapshot | None = None
@@ -65,12 +75,12 @@ class ClientState:
         held = self._hidden or self.session
         session = Session(self.options, random.Random(), time.monotonic())
         session.inherit(held)
-        self._hidden = None
+        self._hidden = self.serving = None
         self.session = session
         if self.is_closed:
             session.stopped()
             return
-        self.failure = None
+        self.failure = self._failed = None
         if session.is_proved and session.snapshot is not None and session.snapshot is not self._told:
             # The other link was interrupted before it told.
             self.take(session.snapshot)
@@ -78,7 +88,14 @@ class ClientState:
     def hide(self) -> None:
         """Show nothing until `restart`: only a read that finds nothing looks any further, and all others cost less."""
         self._hidden = self._hidden or self.session
+        self.serving = None
         self.session = Session(self.options, random.Random(), time.monotonic())
+
+    def forget_counts(self) -> None:
+        """Count from nothing: another process adds up for itself. To be called before `hide` and `restart`."""
+        self.forget_reads()
+        self.changes = self.callbacks.errors = self._losses = 0
+        self.session.forget_counts()
 
     # ---- the link's side ----------------------------------------------------------------------------------------
 
@@ -88,6 +105,8 @@ class ClientState:
         The first one is a change only to an application that was answered without one, or from the last-known-good
         file: to the latter each value is one that differs from the file's.
         """
+        self.observe()
+        self.changes += 1
         old = self._told or self._answered_from
         if old is not None or self._answered_without:
             self.callbacks.push(old, snapshot)
@@ -102,17 +121,47 @@ class ClientState:
         if kept is not None and not self.session.is_proved and self._answered_without:
             self.callbacks.push(self._told, kept)
             self._told = kept
+        self.observe()
+
+    def observe(self) -> float | None:
+        """Look at what state and source are now, and tell of another one than before.
+
+        Returns after how many seconds they turn by time alone, if they may.
+        """
+        now = time.monotonic()
+        before, self._observed = self._observed, self._seen(now)
+        source = self._observed[1]
+        self._proved = self._live if source == "live" else self._memory
+        if self._observed != before and not self.is_closed:
+            self._log(before[0], now)
+            self.callbacks.push_status(self.status)
+        if self.session.is_link_live:
+            self._losses = self.session.failures.total()
+        return self.session.stale_in_s(now)
+
+    def _log(self, before: State, now: float) -> None:
+        """Of the state, where the link has not said it: a loss is one thing, that values may be old another."""
+        s = self.session
+        state = self._observed[0]
+        if state == "stale" and before != "stale":
+            age_s = s.view(now).age_s or 0.0
+            logger.warning("values are stale, proved %.1f s ago; reads go on with them (%s)", age_s, s.last_error)
+        elif (before, state) == ("stale", "live") and s.failures.total() == self._losses:
+            logger.info("values are live again at %s", s.position)
 
     def fail(self, error: BaseException) -> None:
         """Note the defect that ended the link."""
-        self.failure = error
+        self.failure, self._failed = error, time.monotonic()
         self.session.last_error = f"a defect ended the link: {type(error).__name__}: {error}"
+        self.observe()
 
     def close(self) -> None:
         """Note the end; reads go on with what is there."""
         self._is_released = True
         if self._closed is None:
             self._closed = time.monotonic()
+            self._proved = self._memory
+            self.callbacks.wake_listeners()
 
     # ---- the application's side ---------------------------------------------------------------------------------
 
@@ -136,6 +185,7 @@ class ClientState:
         session = self.session
         # In this order: what is read after a proof is not older than what is proved.
         if session.is_proved:
+            self.serving = session
             return session.snapshot
         while True:
             # The note first, then a second look: whichever of the link and this comes last sees the other.
@@ -152,20 +202,6 @@ class ClientState:
         """Whether `close` was called."""
         return self._closed is not None
 
-    def read(self, key: str, default: Any) -> Any:
-        """Answer from the state as it is now; raises `ConfigKeyError` only."""
-        snapshot = self._answering()
-        if snapshot is not None:
-            return view.lookup(snapshot, key, default)
-        if default is MISSING:
-            raise ConfigKeyError(key, hint=self.why_nothing())
-        return default
-
-    def read_all(self) -> dict[str, Any]:
-        """All values as they are now; nothing where there is no state."""
-        snapshot = self._answering()
-        return {} if snapshot is None else view.values(snapshot)
-
     def why_nothing(self) -> str:
         """A sentence for an error: why there is no state."""
         s = self.session
@@ -179,24 +215,33 @@ class ClientState:
         if not self.session.is_proved and self.is_closed:
             raise ClientClosed("the client is closed")
 
+    def _seen(self, now: float) -> tuple[State, Source]:
+        s = self.session
+        state: State = s.view(now).state
+        if self.is_closed:
+            state = "closed"
+        elif self.failure is not None and s.is_proved:
+            state = "stale"
+        if s.snapshot is None:
+            return state, "none"
+        if not s.is_proved:
+            return state, "disk"
+        return state, "live" if state == "live" else "memory"
+
     @property
     def status(self) -> ClientStatus:
         """How fresh reads are at this moment."""
         now = time.monotonic()
         s = self.session
-        seen = s.view(now)
-        position, snapshot = s.position, s.snapshot
-        closed = self._closed
-        source: Source = "memory"
-        if snapshot is None:
-            source = "none"
-        elif not s.is_proved:
-            source = "disk"
-        elif seen.state == "live" and closed is None:
-            source = "live"
-        since = seen.since if closed is None else closed
+        seen, position = s.view(now), s.position
+        state, source = self._seen(now)
+        since = seen.since
+        if state == "closed" and self._closed is not None:
+            since = self._closed
+        elif seen.state == "live" and state == "stale" and self._failed is not None:
+            since = self._failed
         return ClientStatus(
-            state=seen.state if closed is None else "closed",
+            state=state,
             source=source,
             revision=None if position is None else position.revision,
             since=self._started_at + timedelta(seconds=since - self._started),
@@ -204,4 +249,25 @@ class ClientState:
             last_error=s.last_error,
             url=s.endpoint.url,
             service_state=s.service_state,
+            transport=s.transport,
+            reads=self.reads,
+            invalid_values=self.invalid_values,
         )
+
+    def metrics(self) -> list[Sample]:
+        """The numbers of this client in this process, as they are now."""
+        s, status = self.session, self.status
+        proved_at = s.proved_at
+        proved = 0.0 if proved_at is None else time.time() - (time.monotonic() - proved_at)
+        return [
+            *samples("reads_total", status.reads),
+            *samples("invalid_values_total", status.invalid_values),
+            *samples("changes_total", self.changes),
+            *samples("callback_errors_total", self.callbacks.errors),
+            *samples("connections_total", s.connections),
+            *samples("failures_total", {kind: s.failures[kind] for kind in get_args(Kind)}),
+            *samples("state", {state: status.state == state for state in get_args(State)}),
+            *samples("transport", {way: status.transport == way for way in get_args(Transport)}),
+            *samples("revision", status.revision or 0),
+            *samples("proved_timestamp_seconds", proved),
+        ]

@@ -1,7 +1,7 @@
 """What an application sees: values, changes and the client's status. Pure.
 
-Owns the order of precedence and the rule that nobody can change the shared state through a value that was read:
-scalars are handed out as they are, containers (dict, list) as a copy of their own.
+Owns the rule that nobody can change the shared state through a value that was read: scalars are handed out as they are,
+containers (dict, list) as a copy of their own.
 """
 
 from datetime import datetime
@@ -10,7 +10,6 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from configsvc_client.errors import ConfigKeyError
 from configsvc_client.snapshot import Snapshot, same_value
 
 
@@ -28,7 +27,9 @@ MISSING: Final = _Missing.MISSING
 """Absence, told apart from `None`, which is what a stored JSON null reads as."""
 
 
+State = Literal["connecting", "live", "stale", "closed"]
 Source = Literal["live", "memory", "disk", "none"]
+Transport = Literal["stream", "polling"]
 
 
 class ConfigChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,9 +55,12 @@ class ClientStatus(msgspec.Struct, frozen=True, kw_only=True):
     history. `since`: when this state began. `age_s`: seconds since the state was last proved to be the newest, 0.0
     while the link is live, None without any. `last_error`: the latest reason why the link was not live, kept after it
     is. `url`: the service that is being asked; `service_state`: what it last said of itself on this connection.
+    `transport`: whether a stream brings changes there, or polls, because something holds streams back. `reads`: how
+    many reads of this process were answered from where (`default`: with the caller's own). `invalid_values`: how many
+    of the latter because the stored value was of another type or out of bounds.
     """
 
-    state: Literal["connecting", "live", "stale", "closed"]
+    state: State
     source: Source
     revision: int | None
     since: datetime
@@ -64,6 +68,9 @@ class ClientStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str | None
     url: str
     service_state: str | None
+    transport: Transport
+    reads: dict[str, int]
+    invalid_values: int
 
 
 def copy_value(value: Any) -> Any:
@@ -73,18 +80,6 @@ def copy_value(value: Any) -> Any:
     if type(value) is list:
         return [copy_value(item) for item in value]
     return value
-
-
-def lookup(snapshot: Snapshot, key: str, default: Any) -> Any:
-    """The value of a key: stored, else the schema's default (also an entry), else `default`, else `ConfigKeyError`."""
-    entry = snapshot.entries.get(key)
-    if entry is not None:
-        value = entry.value
-        return copy_value(value) if type(value) is dict or type(value) is list else value
-    if default is MISSING:
-        hint = "" if snapshot.entries else f"{snapshot.namespace}/{snapshot.environment} is empty"
-        raise ConfigKeyError(key, snapshot.entries, hint=hint)
-    return default
 
 
 def values(snapshot: Snapshot) -> dict[str, Any]:

@@ -18,12 +18,11 @@ import warnings
 import weakref
 
 from configsvc_client import fork
-from configsvc_client.callbacks import Callback, log_failure
+from configsvc_client.callbacks import Call, Callbacks
 from configsvc_client.options import Options
 from configsvc_client.snapshot import Snapshot
 from configsvc_client.start import follow
 from configsvc_client.state import ClientState
-from configsvc_client.view import ConfigChange
 
 logger = logging.getLogger("configsvc_client")
 
@@ -112,6 +111,7 @@ class Worker:
             self._loop.abandon()
         self._renew()
         self.state.callbacks.after_fork(in_callback=in_callback)
+        self.state.forget_counts()
         if self.state.is_closed:
             self.state.restart()
             self.let_go()
@@ -194,10 +194,10 @@ class Worker:
         pid = os.getpid()
         wake = self._wake
         while True:
-            for callback, change in self.state.callbacks.take():
+            for call in self.state.callbacks.take():
                 if self.state.is_closed:
                     return
-                status = _call(callback, change)
+                status = _call(self.state.callbacks, call)
                 if os.getpid() != pid:
                     _end_child(status)
             if self.state.is_closed:
@@ -205,12 +205,13 @@ class Worker:
             wake.get()
 
 
-def _call(callback: Callback, change: ConfigChange) -> int:
+def _call(callbacks: Callbacks, call: Call) -> int:
     """Call a callback; the status with which it would end a process."""
+    callback, told = call
     try:
-        callback(change)
+        callback(told)
     except Exception:
-        log_failure(callback, change)
+        callbacks.failed(callback, told)
         return 1
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -7,13 +7,29 @@ import pytest
 from configsvc_client.callbacks import Callbacks
 from configsvc_client.errors import ConfigKeyError
 from configsvc_client.protocol import Entry
+from configsvc_client.reads import Reads
 from configsvc_client.snapshot import Snapshot
-from configsvc_client.view import MISSING, ConfigChange, changes, lookup, values
+from configsvc_client.view import MISSING, ConfigChange, changes, values
 
 
 def state(revision: int = 1, **entries: Any) -> Snapshot:
     made = {key: one if isinstance(one, Entry) else Entry(value=one) for key, one in entries.items()}
     return Snapshot(namespace="n", environment="e", revision=revision, entries=made)
+
+
+class Answers(Reads):
+    """Reads of one state."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        super().__init__()
+        self._snapshot = snapshot
+
+    def _answering(self) -> Snapshot:
+        return self._snapshot
+
+
+def lookup(snapshot: Snapshot, key: str, default: Any) -> Any:
+    return Answers(snapshot).read(key, default)
 
 
 def test_a_stored_value_wins_over_the_callers_default_and_so_does_the_schemas() -> None:

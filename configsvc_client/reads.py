@@ -1,0 +1,174 @@
+"""How reads are answered from a state, and counted.
+
+Owns the order of precedence (stored, the schema's default, the caller's default, an error), what happens to a value
+that a typed read does not accept, and the counters. Which state it is, `state.py` says. May be used from any thread:
+there is no lock, because a state is immutable and what is logged twice by two threads does no harm.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from configsvc_client import structs, values, view
+from configsvc_client.errors import ConfigKeyError, ConfigValueError
+from configsvc_client.session import Session
+from configsvc_client.snapshot import Snapshot
+from configsvc_client.view import MISSING, copy_value
+
+logger = logging.getLogger("configsvc_client")
+
+T = TypeVar("T")
+
+_MAX_SAID = 1024
+"""Unfit values that are remembered as logged."""
+
+
+class Tally:
+    """A number of reads. An attribute of its own object, so that a read adds to one without asking which."""
+
+    __slots__ = ("n",)
+
+    def __init__(self) -> None:
+        self.n = 0
+
+
+class Reads:
+    """Answers from the session's snapshot. Its heir says when another one, or none, is to be taken."""
+
+    session: Session
+
+    def __init__(self) -> None:
+        self.invalid_values = 0
+        self._said: dict[tuple[str, str, int], object] = {}
+        self.serving: Session | None = None
+        """The session, once it is proved: then there is nothing left to look at before a look-up."""
+        self.forget_reads()
+
+    def forget_reads(self) -> None:
+        """Count from nothing."""
+        self.invalid_values = 0
+        self._live, self._memory, self._disk, self._default = Tally(), Tally(), Tally(), Tally()
+        self._proved = self._live
+        """What a read of a proved state adds to. Swapped by whoever notices that it is not live any more."""
+
+    @property
+    def reads(self) -> dict[str, int]:
+        """How many reads were answered from where."""
+        return {
+            "live": self._live.n,
+            "memory": self._memory.n,
+            "disk": self._disk.n,
+            "default": self._default.n,
+        }
+
+    def _answering(self) -> Snapshot | None:
+        """The state that a read is answered from. Sets `serving` once it may be."""
+        raise NotImplementedError
+
+    def why_nothing(self) -> str:
+        """A sentence for an error: why there is no state."""
+        raise NotImplementedError
+
+    def _count(self) -> None:
+        tally = self._proved if self.serving is not None else self._disk
+        tally.n += 1
+
+    # ---- one value ----------------------------------------------------------------------------------------------
+
+    def read(self, key: str, default: Any) -> Any:
+        """Answer from the state as it is now; raises `ConfigKeyError` only."""
+        # What reads are measured by: no call in it but the look-up.
+        session = self.serving
+        if session is not None and (snapshot := session.snapshot) is not None:
+            entry = snapshot.entries.get(key)
+            if entry is not None:
+                self._proved.n += 1
+                value = entry.value
+                kind = type(value)
+                return copy_value(value) if kind is dict or kind is list else value
+        value = self._find(key)
+        if value is MISSING:
+            return self._absent(key, default)
+        self._count()
+        return copy_value(value)
+
+    def read_as(self, key: str, default: Any, rule: Callable[..., Any], *more: Any) -> Any:
+        """Answer with what a rule of `values.py` makes of the value; raises `ConfigKeyError` or `ConfigValueError`."""
+        session = self.serving
+        if session is not None and (snapshot := session.snapshot) is not None:
+            entry = snapshot.entries.get(key)
+            value = MISSING if entry is None else entry.value
+        else:
+            value = self._find(key)
+        if value is MISSING:
+            return self._absent(key, default)
+        try:
+            answer = rule(value, *more)
+        except values.Unfit as unfit:
+            return self._unfit(key, value, default, unfit.wanted)
+        self._count()
+        return answer
+
+    def read_number(
+        self,
+        key: str,
+        default: Any,
+        rule: Callable[[Any, float | None, float | None], Any],
+        min_val: float | None,
+        max_val: float | None,
+    ) -> Any:
+        """The same for a number within bounds; raises `InvalidOption` for bounds that nothing lies within."""
+        if min_val is not None or max_val is not None:
+            values.check_bounds(min_val, max_val)
+        return self.read_as(key, default, rule, min_val, max_val)
+
+    def _find(self, key: str) -> Any:
+        """The shared value itself, `MISSING` where there is none."""
+        snapshot = self._answering()
+        entry = None if snapshot is None else snapshot.entries.get(key)
+        return MISSING if entry is None else entry.value
+
+    def _absent(self, key: str, default: Any) -> Any:
+        if default is not MISSING:
+            self._default.n += 1
+            return default
+        snapshot = self._answering()
+        if snapshot is None:
+            raise ConfigKeyError(key, hint=self.why_nothing())
+        hint = "" if snapshot.entries else f"{snapshot.namespace}/{snapshot.environment} is empty"
+        raise ConfigKeyError(key, snapshot.entries, hint=hint)
+
+    def _unfit(self, key: str, value: Any, default: Any, wanted: str) -> Any:
+        problem = f"stored is {values.shown(value)}; wanted {wanted}"
+        if default is MISSING:
+            raise ConfigValueError({key: problem})
+        self._default.n += 1
+        self.invalid_values += 1
+        mark = object()
+        if self._said.setdefault((key, wanted, values.fingerprint(value)), mark) is mark:
+            logger.warning("%r does not fit, its reader's default is used: %s", key, problem)
+            for oldest in list(self._said)[:-_MAX_SAID]:
+                self._said.pop(oldest, None)
+        return default
+
+    # ---- many values --------------------------------------------------------------------------------------------
+
+    def read_all(self) -> dict[str, Any]:
+        """All values as they are now; nothing where there is no state."""
+        snapshot = self._answering()
+        if snapshot is None:
+            return {}
+        self._count()
+        return view.values(snapshot)
+
+    def read_struct(self, wanted: type[T], prefix: str) -> T:
+        """A struct out of one state; raises `ConfigValueError`. Counts as one read."""
+        snapshot = self._answering()
+        shared = {} if snapshot is None else {key: entry.value for key, entry in snapshot.entries.items()}
+        hint = self.why_nothing() if snapshot is None else ""
+        made = structs.as_struct(structs.stored_at(shared, prefix), wanted, hint)
+        if snapshot is None:
+            self._default.n += 1
+        else:
+            self._count()
+        return made

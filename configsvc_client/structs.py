@@ -1,0 +1,210 @@
+"""Structs out of dotted keys: `database.pool.size` is the field `size` of the field `pool` of `database`. Pure.
+
+Owns how a type's fields find their values. What one stored value becomes is msgspec's strict conversion, the same as
+for `get_json(type=…)`.
+
+The rules:
+
+- A field's name is the one that it has in JSON (`rename` counts). Its value is the one stored under the dotted key;
+  else the member of an object that is stored above it; else the field's default; else it is missing.
+- A field whose type is a struct or a dataclass is made of what lies below its key. Where nothing does, its default is
+  taken; where it has none, it is made of its own fields' defaults, if they all have some.
+- `dict[str, X]` collects all keys below its own. Where X is made of several keys itself, the next part of the key names
+  the item; else all the rest does, dots included.
+- Keys that no field asks for belong to somebody else.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from configsvc_client.errors import ConfigValueError
+from configsvc_client.values import Unfit, as_type, shown, type_name
+from configsvc_client.view import MISSING
+
+T = TypeVar("T")
+
+
+class Stored(NamedTuple):
+    """What is stored at a dotted key (`MISSING`: nothing) and below it, by the rest of the key."""
+
+    path: str
+    here: Any
+    below: Mapping[str, Any]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing at all."""
+        return self.here is MISSING and not self.below
+
+    def names(self) -> Iterator[str]:
+        """What the next part of a key can be."""
+        members = self.here if type(self.here) is dict else ()
+        return iter(dict.fromkeys([*members, *(key.partition(".")[0] for key in self.below)]))
+
+    def at(self, name: str) -> "Stored":
+        """The same for a key below this one. What is stored under the key itself goes before an object's member."""
+        here = self.below.get(name, MISSING)
+        if here is MISSING and type(self.here) is dict:
+            here = self.here.get(name, MISSING)
+        start = name + "."
+        below = {key[len(start) :]: value for key, value in self.below.items() if key.startswith(start)}
+        return Stored(f"{self.path}.{name}" if self.path else name, here, below)
+
+
+def stored_at(values: Mapping[str, Any], prefix: str) -> Stored:
+    """What `values` holds at a prefix, with or without a dot at its end; an empty one stands for everything."""
+    prefix = prefix.removesuffix(".")
+    return Stored("", MISSING, values).at(prefix)._replace(path=prefix) if prefix else Stored("", MISSING, values)
+
+
+def as_struct(stored: Stored, wanted: type[T], hint: str = "") -> T:
+    """Make a struct or a dataclass; raises `ConfigValueError` with all that is missing or does not fit."""
+    kind: Any = wanted
+    if _fields(kind) is None:
+        raise TypeError(f"{wanted!r} is neither a msgspec.Struct nor a dataclass")
+    builder = _Builder()
+    made = builder.build(stored, wanted)
+    if builder.problems:
+        raise ConfigValueError(builder.problems, hint)
+    return made  # type: ignore[no-any-return]
+
+
+class _Field(NamedTuple):
+    name: str
+    key: str
+    type: Any
+    is_required: bool
+
+
+@lru_cache(maxsize=256)
+def _fields(wanted: Any) -> tuple[_Field, ...] | None:
+    """The fields of a type that is made of several keys; None for all others."""
+    plain = get_origin(wanted) or wanted
+    if not isinstance(plain, type):
+        return None
+    if issubclass(plain, msgspec.Struct):
+        if plain.__struct_config__.array_like:
+            return None
+        return tuple(
+            _Field(one.name, one.encode_name, one.type, one.required) for one in msgspec.structs.fields(wanted)
+        )
+    if not dataclasses.is_dataclass(plain):
+        return None
+    hints = get_type_hints(plain, include_extras=True)
+    nothing = dataclasses.MISSING
+    return tuple(
+        _Field(one.name, one.name, hints[one.name], one.default is nothing and one.default_factory is nothing)
+        for one in dataclasses.fields(plain)
+        if one.init
+    )
+
+
+def _without_null(wanted: Any) -> tuple[Any, bool]:
+    """`X | None` as X and True, all else as it is."""
+    while get_origin(wanted) is Annotated:
+        wanted = get_args(wanted)[0]
+    if get_origin(wanted) in (Union, UnionType):
+        rest = [one for one in get_args(wanted) if one is not NoneType]
+        if len(rest) == 1 and len(get_args(wanted)) == 2:
+            return _without_null(rest[0])[0], True
+    return wanted, False
+
+
+def _item_type(wanted: Any) -> Any:
+    """The X of `dict[str, X]`; `MISSING` for all else."""
+    arguments = get_args(wanted)
+    is_dict = get_origin(wanted) is dict and len(arguments) == 2 and arguments[0] is str
+    return arguments[1] if is_dict else MISSING
+
+
+def _is_composite(wanted: Any) -> bool:
+    inner, _ = _without_null(wanted)
+    return _item_type(inner) is not MISSING or _fields(inner) is not None
+
+
+class _Failed:
+    """In place of a value that could not be made; why is noted."""
+
+
+_FAILED = _Failed()
+
+
+class _Builder:
+    """One struct in the making."""
+
+    def __init__(self) -> None:
+        self.problems: dict[str, str] = {}
+        self._making: list[Any] = []
+
+    def _fail(self, path: str, problem: str) -> _Failed:
+        self.problems.setdefault(path, problem)
+        return _FAILED
+
+    def build(self, stored: Stored, wanted: Any) -> Any:
+        """Anything of one type, from something that is stored; `_FAILED` where that cannot be."""
+        inner, may_be_null = _without_null(wanted)
+        if stored.here is None and not stored.below and may_be_null:
+            return None
+        if _fields(inner) is None and _item_type(inner) is MISSING:
+            return self._leaf(stored, wanted)
+        if type(stored.here) is not dict and stored.here is not MISSING and not stored.below:
+            return self._fail(stored.path, f"stored is {shown(stored.here)}; wanted an object for {type_name(inner)}")
+        if _fields(inner) is not None:
+            return self._struct(stored, inner)
+        return self._dict(stored, _item_type(inner))
+
+    def _leaf(self, stored: Stored, wanted: Any) -> Any:
+        if stored.here is MISSING:
+            return self._fail(stored.path, f"missing; wanted {type_name(wanted)}")
+        try:
+            return as_type(stored.here, wanted)
+        except Unfit as unfit:
+            return self._fail(stored.path, f"stored is {shown(stored.here)}; wanted {unfit.wanted}")
+
+    def _struct(self, stored: Stored, wanted: Any) -> Any:
+        if stored.is_empty and wanted in self._making:
+            # A type that contains itself would go on for ever.
+            return self._fail(stored.path, f"missing; wanted {type_name(wanted)}")
+        self._making.append(wanted)
+        made = {}
+        for field in _fields(wanted) or ():
+            found = stored.at(field.key)
+            if not field.is_required and not self._is_stored(found, field.type):
+                continue
+            made[field.name] = self._required(found, field.type)
+        self._making.pop()
+        if any(value is _FAILED for value in made.values()):
+            return _FAILED
+        try:
+            return wanted(**made)
+        except (ValueError, TypeError) as error:
+            return self._fail(stored.path or type_name(wanted), f"{type_name(wanted)}: {error}")
+
+    def _required(self, found: Stored, wanted: Any) -> Any:
+        inner, may_be_null = _without_null(wanted)
+        is_unmade = may_be_null or _item_type(inner) is not MISSING
+        if is_unmade and not self._is_stored(found, wanted):
+            return self._fail(found.path, f"missing; wanted {type_name(wanted)}")
+        return self.build(found, wanted)
+
+    @staticmethod
+    def _is_stored(found: Stored, wanted: Any) -> bool:
+        """Whether there is something for a type: what lies below counts only for one that is made of it."""
+        return found.here is not MISSING or (bool(found.below) and _is_composite(wanted))
+
+    def _dict(self, stored: Stored, item: Any) -> Any:
+        if _is_composite(item):
+            made = {name: self.build(stored.at(name), item) for name in stored.names()}
+        else:
+            members = stored.here if type(stored.here) is dict else {}
+            values = {**members, **stored.below}
+            made = {
+                name: self._leaf(Stored(f"{stored.path}.{name}" if stored.path else name, value, {}), item)
+                for name, value in values.items()
+            }
+        return _FAILED if any(value is _FAILED for value in made.values()) else made

@@ -119,8 +119,10 @@ class AsyncConfigClient:
         self, key: str, default: Any = MISSING, *, min_val: int | None = None, max_val: int | None = None
     ) -> Any:
         """Return an integer within bounds, which belong to it; `true` and 5.0 are none. See `get_str`."""
+        if min_val is not None or max_val is not None:
+            values.check_bounds(min_val, max_val)
         await self._ready()
-        return self._state.read_number(key, default, values.as_int, min_val, max_val)
+        return self._state.read_as(key, default, values.as_int, min_val, max_val)
 
     @overload
     async def get_float(self, key: str, *, min_val: float | None = None, max_val: float | None = None) -> float: ...
@@ -134,8 +136,10 @@ class AsyncConfigClient:
         self, key: str, default: Any = MISSING, *, min_val: float | None = None, max_val: float | None = None
     ) -> Any:
         """Return a number within bounds, which belong to it, as a float; integers are numbers too. See `get_str`."""
+        if min_val is not None or max_val is not None:
+            values.check_bounds(min_val, max_val)
         await self._ready()
-        return self._state.read_number(key, default, values.as_float, min_val, max_val)
+        return self._state.read_as(key, default, values.as_float, min_val, max_val)
 
     @overload
     async def get_bool(self, key: str) -> bool: ...

@@ -24,9 +24,12 @@ _MAX_SAID = 1024
 
 
 class Tally:
-    """A number of reads. An attribute of its own object, so that a read adds to one without asking which."""
+    """A number of reads, beside the session that answers them: a read adds to it without asking which one it is."""
 
-    __slots__ = ("n",)
+    __slots__ = ("n", "session")
+
+    session: Session
+    """Set once it is proved; before that nobody looks at it here."""
 
     def __init__(self) -> None:
         self.n = 0
@@ -40,8 +43,8 @@ class Reads:
     def __init__(self) -> None:
         self.invalid_values = 0
         self._said: dict[tuple[str, str, int], object] = {}
-        self.serving: Session | None = None
-        """The session, once it is proved: then there is nothing left to look at before a look-up."""
+        self.serving: Tally | None = None
+        """Where reads are counted once the session is proved; then there is nothing left to ask before a look-up."""
         self.forget_reads()
 
     def forget_reads(self) -> None:
@@ -49,7 +52,8 @@ class Reads:
         self.invalid_values = 0
         self._live, self._memory, self._disk, self._default = Tally(), Tally(), Tally(), Tally()
         self._proved = self._live
-        """What a read of a proved state adds to. Swapped by whoever notices that it is not live any more."""
+        if self.serving is not None:
+            self.serve(self.session, is_live=True)
 
     @property
     def reads(self) -> dict[str, int]:
@@ -61,6 +65,12 @@ class Reads:
             "default": self._default.n,
         }
 
+    def serve(self, session: Session, *, is_live: bool) -> None:
+        """Answer from a session that is proved. Called again by whoever notices that it is live, or not any more."""
+        self._live.session = self._memory.session = session
+        self._proved = self._live if is_live else self._memory
+        self.serving = self._proved
+
     def _answering(self) -> Snapshot | None:
         """The state that a read is answered from. Sets `serving` once it may be."""
         raise NotImplementedError
@@ -70,22 +80,13 @@ class Reads:
         raise NotImplementedError
 
     def _count(self) -> None:
-        tally = self._proved if self.serving is not None else self._disk
+        tally = self.serving or self._disk
         tally.n += 1
 
     # ---- one value ----------------------------------------------------------------------------------------------
 
     def read(self, key: str, default: Any) -> Any:
         """Answer from the state as it is now; raises `ConfigKeyError` only."""
-        # What reads are measured by: no call in it but the look-up.
-        session = self.serving
-        if session is not None and (snapshot := session.snapshot) is not None:
-            entry = snapshot.entries.get(key)
-            if entry is not None:
-                self._proved.n += 1
-                value = entry.value
-                kind = type(value)
-                return copy_value(value) if kind is dict or kind is list else value
         value = self._find(key)
         if value is MISSING:
             return self._absent(key, default)
@@ -94,12 +95,7 @@ class Reads:
 
     def read_as(self, key: str, default: Any, rule: Callable[..., Any], *more: Any) -> Any:
         """Answer with what a rule of `values.py` makes of the value; raises `ConfigKeyError` or `ConfigValueError`."""
-        session = self.serving
-        if session is not None and (snapshot := session.snapshot) is not None:
-            entry = snapshot.entries.get(key)
-            value = MISSING if entry is None else entry.value
-        else:
-            value = self._find(key)
+        value = self._find(key)
         if value is MISSING:
             return self._absent(key, default)
         try:
@@ -109,22 +105,10 @@ class Reads:
         self._count()
         return answer
 
-    def read_number(
-        self,
-        key: str,
-        default: Any,
-        rule: Callable[[Any, float | None, float | None], Any],
-        min_val: float | None,
-        max_val: float | None,
-    ) -> Any:
-        """The same for a number within bounds; raises `InvalidOption` for bounds that nothing lies within."""
-        if min_val is not None or max_val is not None:
-            values.check_bounds(min_val, max_val)
-        return self.read_as(key, default, rule, min_val, max_val)
-
     def _find(self, key: str) -> Any:
         """The shared value itself, `MISSING` where there is none."""
-        snapshot = self._answering()
+        serving = self.serving
+        snapshot = self._answering() if serving is None else serving.session.snapshot
         entry = None if snapshot is None else snapshot.entries.get(key)
         return MISSING if entry is None else entry.value
 

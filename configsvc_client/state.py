@@ -130,8 +130,8 @@ class ClientState(Reads):
         """
         now = time.monotonic()
         before, self._observed = self._observed, self._seen(now)
-        source = self._observed[1]
-        self._proved = self._live if source == "live" else self._memory
+        if self.session.is_proved:
+            self.serve(self.session, is_live=self._observed[1] == "live")
         if self._observed != before and not self.is_closed:
             self._log(before[0], now)
             self.callbacks.push_status(self.status)
@@ -160,7 +160,8 @@ class ClientState(Reads):
         self._is_released = True
         if self._closed is None:
             self._closed = time.monotonic()
-            self._proved = self._memory
+            if self.session.is_proved:
+                self.serve(self.session, is_live=False)
             self.callbacks.wake_listeners()
 
     # ---- the application's side ---------------------------------------------------------------------------------
@@ -185,7 +186,8 @@ class ClientState(Reads):
         session = self.session
         # In this order: what is read after a proof is not older than what is proved.
         if session.is_proved:
-            self.serving = session
+            if self.serving is None:
+                self.serve(session, is_live=not self.is_closed and self._observed[1] != "memory")
             return session.snapshot
         while True:
             # The note first, then a second look: whichever of the link and this comes last sees the other.

@@ -68,11 +68,11 @@ def as_type(value: Any, wanted: type[T]) -> T:
 
 def check_bounds(min_val: float | None, max_val: float | None) -> None:
     """Raise `InvalidOption` for bounds that nothing lies within."""
-    for name, bound in (("min_val", min_val), ("max_val", max_val)):
-        if bound is not None and bound != bound:
-            raise InvalidOption(f"{name} is not a number")
     if min_val is not None and max_val is not None and min_val > max_val:
         raise InvalidOption(f"min_val {min_val!r} is above max_val {max_val!r}")
+    # NaN is what does not equal itself.
+    if min_val != min_val or max_val != max_val:
+        raise InvalidOption("a bound must be a number")
 
 
 def _bounds(min_val: float | None, max_val: float | None) -> str:

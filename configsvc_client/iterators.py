@@ -46,8 +46,10 @@ class ChangeIterator(_Changes):
     """Changes of a `ConfigClient`. For one reading thread; `close` may be called from any."""
 
     def __init__(self, state: ClientState, key: str | None, begin: Callable[[], None]) -> None:
-        self._poke: queue.SimpleQueue[None] = queue.SimpleQueue()
-        super().__init__(state, key, lambda: self._poke.put(None))
+        # Not through `self`, so that a forgotten iterator goes at once.
+        poke: queue.SimpleQueue[None] = queue.SimpleQueue()
+        super().__init__(state, key, lambda: poke.put(None))
+        self._poke = poke
         self._begin = begin
 
     def __iter__(self) -> "ChangeIterator":

@@ -3,7 +3,9 @@
 import inspect
 import subprocess
 import sys
+from importlib import resources
 
+import config_service
 import configsvc_client
 from configsvc_client import AsyncConfigClient, ConfigClient, ConfigError, errors
 from configsvc_client.addresses import _DECISIONS, classify
@@ -49,3 +51,17 @@ def test_the_client_needs_nothing_of_the_service() -> None:
     code = "import sys, configsvc_client; print([name for name in sys.modules if name.split('.')[0] == 'configsvc'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_other_name_is_the_same_package() -> None:
+    assert config_service.ConfigClient is ConfigClient
+    assert config_service.__all__ == configsvc_client.__all__
+    assert all(getattr(config_service, name) is getattr(configsvc_client, name) for name in configsvc_client.__all__)
+    for package in (config_service, configsvc_client):
+        assert (resources.files(package) / "py.typed").is_file()
+
+
+def test_prometheus_is_imported_by_who_asks_for_it_only() -> None:
+    code = "import sys, configsvc_client, config_service; print('prometheus_client' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "False"

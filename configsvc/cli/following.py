@@ -20,7 +20,7 @@ from configsvc_client.options import Options
 from configsvc_client.protocol import format_time
 
 LOOK_S = 0.25
-"""How often is looked whether the state has become stale, which no event tells, and whether anybody reads on."""
+"""How often is looked whether anybody reads on."""
 AUTHORS = ("created_by", "updated_by", "author", "actor", "by")
 """Words of an entry's metadata that say who wrote it; the first that is there is shown."""
 
@@ -43,11 +43,11 @@ async def follow(options: Options, keys: list[str], timeout_s: float, *, as_json
         cache_dir="off",
     )
     client.on_change(changes.put_nowait)
+    client.on_status(_Teller(scope).tell)
     async with client:
         printing = asyncio.create_task(_print_all(changes, frozenset(keys), as_json=as_json))
-        telling = asyncio.create_task(_tell_all(client, scope))
         ended = asyncio.create_task(_until_nobody_reads())
-        await _until_signal_or(printing, telling, ended)
+        await _until_signal_or(printing, ended)
 
 
 async def _first_look(options: Options, keys: list[str], timeout_s: float) -> Scope:
@@ -121,15 +121,19 @@ def author(metadata: Any) -> str | None:
     return next((metadata[word] for word in AUTHORS if isinstance(metadata.get(word), str)), None)
 
 
-async def _tell_all(client: AsyncConfigClient, scope: Scope) -> None:
-    """Say on stderr when the state becomes live, stale, and live again."""
-    told = "connecting"
-    while True:
-        status = client.status
-        if status.state != told:
-            exits.warn(_told(status, scope, first=told == "connecting"))
-            told = status.state
-        await asyncio.sleep(LOOK_S)
+class _Teller:
+    """Says on stderr when the state becomes live, stale, and live again."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._told = "connecting"
+
+    def tell(self, status: ClientStatus) -> None:
+        """Called at each change; the first word is that it is live, and the end is no news."""
+        if status.state not in ("live", "stale") or status.state == self._told:
+            return
+        exits.warn(_told(status, self._scope, first=self._told == "connecting"))
+        self._told = status.state
 
 
 def _told(status: ClientStatus, scope: Scope, *, first: bool) -> str:

@@ -5,12 +5,13 @@ pages differ from the code; `tests/meta/test_docs.py` asks it.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from configsvc import errors, metrics, settings
 from configsvc.settings_values import Address
+from configsvc_client import metrics as client_metrics
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -57,13 +58,13 @@ def errors_table() -> str:
     )
 
 
-def metrics_table() -> str:
+def metrics_table(rows: Mapping[str, Any] = metrics.TABLE) -> str:
     """Every metric with its type and labels."""
     return table(
         ("metric", "type", "labels", "meaning"),
         (
             (f"`{name}`", metric.kind, ", ".join(f"`{label}`" for label in metric.labels), metric.doc)
-            for name, metric in metrics.TABLE.items()
+            for name, metric in rows.items()
         ),
     )
 
@@ -72,6 +73,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "settings": settings_table,
     "errors": errors_table,
     "metrics": metrics_table,
+    "client_metrics": lambda: metrics_table(client_metrics.TABLE),
 }
 
 

@@ -204,14 +204,14 @@ class ConfigClient:
         if self._wait_until <= now or self._worker.settled.is_set():
             return
         self._warn_in_loop()
-        self._worker.settled.wait(self._wait_until - now)
+        self._worker.wait(self._worker.settled, self._wait_until - now)
 
     def _warn_in_loop(self) -> None:
         if self._warned:
             return
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        running = asyncio._get_running_loop()
+        # Under gevent the link's own loop runs in this thread too, and goes on while this read waits.
+        if running is None or self._worker.is_loop(running):
             return
         self._warned = True
         warnings.warn(
@@ -267,7 +267,7 @@ class ConfigClient:
         Also raises `ClientClosed` and `LinkFailed`.
         """
         self._worker.awake()
-        if not self._worker.first.wait(timeout_s):
+        if not self._worker.wait(self._worker.first, timeout_s):
             raise TimeoutError(f"after {timeout_s:g} s {self._state.why_nothing()}")
         self._state.check()
 

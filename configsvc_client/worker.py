@@ -46,6 +46,7 @@ class Worker:
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._lock = threading.RLock()
         self._is_asleep = False
+        self._is_resting = False
         self._sockets = fork.Sockets()
         self._loop: fork.Loop | None = None
         self._stop: asyncio.Event | None = None
@@ -56,7 +57,10 @@ class Worker:
         """Start the link; returns at once."""
         _workers.add(self)
         fork.register(self, Worker.after_fork)
-        self._start_link()
+        if _before_uwsgi_forks():
+            self._is_asleep = True
+        else:
+            self._start_link()
 
     def _start_link(self) -> None:
         if _exiting:
@@ -95,6 +99,10 @@ class Worker:
         if self._link_thread is not None and self._link_thread is not threading.current_thread():
             self._link_thread.join(_STOP_TIMEOUT_S)
 
+    def is_loop(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether a loop is that of the link."""
+        return self._loop is not None and self._loop.loop is loop
+
     def let_go(self) -> None:
         """Wake everyone who waits: there is a state, or will be none."""
         self.first.set()
@@ -124,8 +132,33 @@ class Worker:
     def awake(self) -> None:
         """In a child, at its first use: begin where the parent was. Else nothing."""
         fork.check()
-        if self._is_asleep:
+        if self._is_asleep and not _before_uwsgi_forks():
             self._restart()
+
+    def wait(self, event: threading.Event, timeout_s: float | None) -> bool:
+        """Wait for `first` or `settled`."""
+        if not _before_uwsgi_forks():
+            return event.wait(timeout_s)
+        # The link runs for this wait only: when uWSGI forks, no thread of ours may hold the interpreter's lock.
+        self._restart()
+        try:
+            return event.wait(timeout_s)
+        finally:
+            self._rest()
+
+    def _rest(self) -> None:
+        """End the link for now; what it received is kept."""
+        with self._lock:
+            self._is_resting = True
+            loop, stop = self._loop, self._stop
+        if loop is not None and stop is not None:
+            with contextlib.suppress(RuntimeError):
+                loop.loop.call_soon_threadsafe(stop.set)
+        self.join()
+        if not self.state.session.is_proved:
+            self.first.clear()
+        self._loop = self._stop = self._link_thread = None
+        self._is_asleep, self._is_resting = True, False
 
     def _restart(self) -> None:
         with self._lock:
@@ -158,7 +191,7 @@ class Worker:
     async def _link(self) -> None:
         stop = asyncio.Event()
         with self._lock:
-            if self.state.is_closed:
+            if self.state.is_closed or self._is_resting:
                 return
             self._stop = stop
         following = follow(self.state, self._sockets, take=self._take, settle=self.settled.set)
@@ -184,7 +217,9 @@ class Worker:
 
     def _start_callbacks(self) -> None:
         with self._lock:
-            if self._callback_thread is None and not self.state.is_closed and not _exiting:
+            if _exiting or _before_uwsgi_forks():
+                return
+            if self._callback_thread is None and not self.state.is_closed:
                 self._callback_thread = threading.Thread(
                     target=self._call_back, name="configsvc-callbacks", daemon=True
                 )
@@ -227,6 +262,15 @@ def _end_child(status: int) -> None:
         with contextlib.suppress(Exception):
             stream.flush()
     os._exit(status)
+
+
+def _before_uwsgi_forks() -> bool:
+    """Whether this is uWSGI's master, loading the application that its workers will inherit.
+
+    Its fork takes no care of threads: a worker that is forked while one of them runs hangs from its start.
+    """
+    uwsgi = sys.modules.get("uwsgi")
+    return uwsgi is not None and uwsgi.worker_id() == 0 and uwsgi.masterpid() == os.getpid()
 
 
 def _warn_of_uwsgi() -> None:

@@ -1,0 +1,176 @@
+"""The compose files as they are, and the one of the specification, with an application that sees a change."""
+
+import json
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.container.conftest import Build
+from tests.container.engine import ROOT, Engine
+
+COMPOSE = ROOT / "compose"
+# As the specification has it, but for what no file can hold: the application's source is this project's example.
+SPECIFIED = """
+services:
+  my-app:
+    build: .
+    depends_on: [config-service]
+
+  config-service:
+    image: ghcr.io/yourorg/config-service:latest
+    environment:
+      - ETCD_ENDPOINTS=etcd:2379
+      - SERVICE_NAME=my-app
+      - CONFIG_AUTH=none
+    depends_on: [etcd]
+
+  etcd:
+    image: quay.io/coreos/etcd:v3.5.3
+    environment:
+      - ETCD_LISTEN_CLIENT_URLS=http://0.0.0.0:2379
+      - ETCD_ADVERTISE_CLIENT_URLS=http://etcd:2379
+"""
+INCLUDING = """
+include:
+  - {local}
+
+services:
+  my-app:
+    image: {app}
+    depends_on:
+      config-service:
+        condition: service_healthy
+"""
+STOP_S = 15
+
+
+class Project:
+    """One compose project of an engine."""
+
+    def __init__(self, engine: Engine, *files: Path, **environ: str) -> None:
+        name = f"configsvc-test-{uuid.uuid4().hex[:12]}"
+        self._engine = engine
+        self._options = [
+            "compose",
+            "--ansi",
+            "never",
+            "--project-name",
+            name,
+            *(part for file in files for part in ("--file", str(file))),
+        ]
+        self._environ = {"CONFIGSVC_HOST_PORT": "0", "ETCD_HOST_PORT": "0", "BUILDX_BUILDER": "default", **environ}
+
+    def __call__(self, *command: str, timeout_s: float = 200) -> str:
+        return self._engine.docker(*self._options, *command, timeout_s=timeout_s, **self._environ)
+
+    def put(self, key: str, value: Any) -> None:
+        """Write a value as a person would."""
+        etcdctl = ("exec", "--no-TTY", "etcd", "/usr/local/bin/etcdctl")
+        self(*etcdctl, "put", f"/config/my-app/development/{key}", json.dumps({"value": value}))
+
+    def wait_for(self, service: str, line: str, timeout_s: float = 60) -> None:
+        """Until a container has printed a line."""
+        deadline = time.monotonic() + timeout_s
+        # Compose erases the line before each, also where nobody looks at a terminal.
+        while line not in (said := self("logs", "--no-log-prefix", service).replace("\x1b[2K", "")).splitlines():
+            assert time.monotonic() < deadline, f"{line!r} is not in\n{said}\n{self('logs')}"
+            time.sleep(0.2)
+
+    def stop(self) -> dict[str, int]:
+        """Stop it as an operator does; the exit code of each service."""
+        began = time.monotonic()
+        self("stop")
+        assert time.monotonic() - began < STOP_S
+        lines = self("ps", "--all", "--format", "json").splitlines()
+        return {one["Service"]: one["ExitCode"] for one in map(json.loads, lines)}
+
+
+@contextmanager
+def project(engine: Engine, *files: Path, **environ: str) -> Iterator[Project]:
+    made = Project(engine, *files, **environ)
+    try:
+        yield made
+    finally:
+        made("down", "--volumes", "--timeout", "1")
+
+
+@pytest.fixture(scope="session")
+def images(build: Build, engine: Engine, service_image: str) -> dict[str, str]:
+    """The images that the files name, as these tests built them."""
+    return {"service": service_image, "app": build("app", "compose/app/Dockerfile")}
+
+
+def images_of(folder: Path, **images: str) -> Path:
+    """A second file, which puts the tests' images in place of what would be built or pulled."""
+    file = folder / "images.json"
+    file.write_text(json.dumps({"services": {name.replace("_", "-"): {"image": tag} for name, tag in images.items()}}))
+    return file
+
+
+def test_local_an_application_reads_and_sees_a_change(
+    engine: Engine, images: dict[str, str], etcd_image: str, tmp_path: Path
+) -> None:
+    override = images_of(tmp_path, config_service=images["service"], example_app=images["app"], etcd=etcd_image)
+    with project(engine, COMPOSE / "local.yml", override, COMPOSE_PROFILES="example") as local:
+        local("up", "--detach", "--wait", "--no-build")
+        local.wait_for("example-app", "greeting is not set")
+        local.put("greeting", "hello")
+        local.wait_for("example-app", "greeting: MISSING -> hello")
+        for service in ("config-service", "etcd"):
+            port = {"config-service": "8080", "etcd": "2379"}[service]
+            assert local("port", service, port).startswith("127.0.0.1:")
+        codes = local.stop()
+        assert (codes["config-service"], codes["example-app"]) == (0, 0)
+        # Values outlive a restart of everything.
+        local("up", "--detach", "--wait", "--no-build")
+        local.wait_for("example-app", "greeting is hello")
+
+
+def test_the_compose_file_of_the_specification(
+    engine: Engine, images: dict[str, str], old_etcd_image: str, tmp_path: Path
+) -> None:
+    (tmp_path / "docker-compose.yml").write_text(SPECIFIED)
+    override = images_of(tmp_path, config_service=images["service"], my_app=images["app"], etcd=old_etcd_image)
+    with project(engine, tmp_path / "docker-compose.yml", override) as specified:
+        specified("up", "--detach", "--no-build")
+        specified.wait_for("my-app", "debug is False")
+        specified.put("greeting", "hello")
+        specified.wait_for("my-app", "greeting: MISSING -> hello")
+        assert specified.stop()["config-service"] == 0
+
+
+def test_a_compose_file_of_your_own_includes_ours(
+    engine: Engine, images: dict[str, str], etcd_image: str, tmp_path: Path
+) -> None:
+    own = tmp_path / "compose.yml"
+    own.write_text(INCLUDING.format(local=COMPOSE / "local.yml", app=images["app"]))
+    found = json.loads(Project(engine, own)("config", "--format", "json"))
+    assert sorted(found["services"]) == ["config-service", "etcd", "my-app"]
+
+
+@pytest.mark.parametrize("missing", ["CONFIGSVC_IMAGE", "ETCD_ENDPOINTS", "SERVICE_NAME", "CONFIG_ENVIRONMENT"])
+def test_production_names_what_is_missing(missing: str) -> None:
+    given = {
+        "CONFIGSVC_IMAGE": "registry.example.com/configsvc:0.1.0",
+        "ETCD_ENDPOINTS": "https://etcd-1:2379",
+        "SERVICE_NAME": "my-app",
+        "CONFIG_ENVIRONMENT": "production",
+        "CONFIG_AUTH": "none",
+    }
+    command = ["docker", "compose", "--file", COMPOSE / "production.yml", "config", "--quiet"]
+
+    def config(environ: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True)
+
+    if config(given).returncode:
+        pytest.skip("docker compose is not installed")
+    refused = config({**given, missing: ""})
+    assert refused.returncode != 0
+    assert missing in refused.stderr

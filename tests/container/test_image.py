@@ -2,6 +2,7 @@
 
 import json
 import time
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -69,6 +70,21 @@ def stop(engine: Engine, name: str) -> tuple[int, float]:
     engine.docker("stop", "--time", "30", name)
     took = time.monotonic() - began
     return engine.inspect(name)["State"]["ExitCode"], took  # type: ignore[index]
+
+
+def source(engine: Engine, name: str) -> str | None:
+    """Where the service says that a value comes from, once it has that value."""
+    address = engine.docker("port", name, "8080/tcp")
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://{address}/v1/config/shop/development/a", timeout=30) as answer:
+                assert json.load(answer)["value"] == 1
+                return answer.headers["Configsvc-Source"]
+        except urllib.error.HTTPError as error:
+            assert error.code in (404, 503)
+        assert time.monotonic() < deadline, "no such value"
+        time.sleep(0.1)
 
 
 def test_what_the_image_says_of_itself(engine: Engine, service_image: str, base: str) -> None:
@@ -157,3 +173,25 @@ def test_without_etcd_it_is_alive_and_not_ready_and_ends_as_well(engine: Engine,
     assert (ready.returncode, ready.stdout[:20]) == (1, "ready: HTTP/1.1 503 ")
     code, took = stop(engine, service)
     assert (code, took < DRAIN_S + 2) == (0, True)
+
+
+def test_a_restart_while_etcd_is_away_serves_what_was_known_last(
+    engine: Engine, service_image: str, etcd_image: str, run: Run, network: str
+) -> None:
+    etcd = start_etcd(run, etcd_image)
+    engine.docker("volume", "create", "--label", f"{LABEL}=1", network)
+    cache = (f"--volume={network}:/var/cache/configsvc", "--env=CONFIGSVC_CACHE_DIR=/var/cache/configsvc")
+    try:
+        service = run(service_image, options=(*HARDENED, *SIDECAR, *cache, "--publish=127.0.0.1::8080"))
+        wait(engine, service, "healthy", healthy)
+        engine.docker("exec", etcd, "/usr/local/bin/etcdctl", "put", "/config/shop/development/a", '{"value": 1}')
+        assert source(engine, service) == "live"
+        assert stop(engine, service)[0] == 0
+        engine.docker("stop", "--time", "10", etcd)
+        engine.docker("start", service)
+        wait(engine, service, "healthy", healthy)
+        assert source(engine, service) == "disk"
+        assert stop(engine, service)[0] == 0
+        engine.docker("rm", "--force", service)
+    finally:
+        engine.try_docker("volume", "rm", "--force", network)

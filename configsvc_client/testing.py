@@ -1,0 +1,476 @@
+"""For an application's own tests: clients that need no service, and a small service that needs no etcd.
+
+`StaticConfig` is a `ConfigClient`, and `AsyncStaticConfig` an `AsyncConfigClient`, whose values a test sets; reads,
+errors, callbacks and counters are the real ones. `ConfigServer` speaks HTTP on a port of its own, so that a whole
+application can be tested with the real client, also in another process.
+
+    def test_page_size() -> None:
+        config = StaticConfig({"page.size": 5})
+        assert page(config) == 5
+"""
+
+import asyncio
+import math
+import random
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from configsvc_client import protocol, sse
+from configsvc_client.aio import AsyncConfigClient
+from configsvc_client.client import ConfigClient
+from configsvc_client.options import resolve
+from configsvc_client.protocol import Baseline, Delta, Entry, EventId, Status
+from configsvc_client.state import ClientState
+from configsvc_client.view import copy_value
+from configsvc_client.worker import Worker
+
+__all__ = ["AsyncStaticConfig", "ConfigServer", "StaticConfig"]
+
+_NOWHERE = "http://static.invalid"
+
+
+def _entries(values: Mapping[str, Any]) -> dict[str, Entry]:
+    """Values as a service would hold them; raises `TypeError` or `ValueError` for what JSON has no word for."""
+    for key, value in values.items():
+        if not isinstance(key, str):
+            raise TypeError(f"a key is a string, not {key!r}")
+        _check(key, value)
+    return {key: Entry(value=copy_value(value)) for key, value in values.items()}
+
+
+def _check(where: str, value: Any) -> None:
+    if type(value) is dict:
+        for key, item in value.items():
+            if type(key) is not str:
+                raise TypeError(f"{where}: an object's keys are strings, not {key!r}")
+            _check(f"{where}.{key}", item)
+    elif type(value) is list:
+        for number, item in enumerate(value):
+            _check(f"{where}[{number}]", item)
+    elif type(value) is float:
+        if not math.isfinite(value):
+            raise ValueError(f"{where}: JSON has no {value!r}")
+    elif type(value) is int:
+        if not -(2**63) <= value < 2**64:
+            raise ValueError(f"{where}: {value} has more than 64 bits")
+    elif value is not None and type(value) not in (bool, str):
+        raise TypeError(
+            f"{where}: {type(value).__name__} is no JSON value; use dict, list, str, int, float, bool or None"
+        )
+
+
+class _Source:
+    """What a service would send about one scope, step by step."""
+
+    def __init__(self, values: Mapping[str, Any], namespace: str, environment: str) -> None:
+        self.namespace, self.environment = namespace, environment
+        self.epoch = f"{random.getrandbits(48):012x}"
+        self.revision = 1
+        self.entries = _entries(values)
+
+    @property
+    def id(self) -> str:
+        return str(EventId(self.epoch, self.revision))
+
+    def baseline(self) -> Baseline:
+        return Baseline(
+            namespace=self.namespace,
+            environment=self.environment,
+            epoch=self.epoch,
+            revision=self.revision,
+            entries=dict(self.entries),
+        )
+
+    def change(self, values: Mapping[str, Any], deleted: Iterable[str] = ()) -> Delta:
+        """One step; raises `KeyError` for a key to delete that is not there, and changes nothing then."""
+        gone = list(deleted)
+        for key in gone:
+            if key not in self.entries:
+                raise KeyError(key)
+        changed = _entries(values)
+        self.revision += 1
+        entries = {key: entry for key, entry in self.entries.items() if key not in gone} | changed
+        self.entries = entries
+        return Delta(revision=self.revision, set=changed, deleted=gone)
+
+    def status(self, state: str = "live") -> Status:
+        return Status(revision=self.revision, state=state, since=protocol.format_time(datetime.now(UTC)))
+
+
+class _Fed:
+    """A client's state, fed by hand instead of by a link."""
+
+    def __init__(self, state: ClientState, values: Mapping[str, Any]) -> None:
+        session = state.session
+        assert session.namespace is not None
+        assert session.environment is not None
+        self.state = state
+        self.source = _Source(values, session.namespace, session.environment)
+        session.opened(time.monotonic())
+        self._receive(protocol.SNAPSHOT, self.source.baseline())
+
+    def change(self, values: Mapping[str, Any], deleted: Iterable[str] = ()) -> None:
+        self._receive(protocol.CHANGE, self.source.change(values, deleted))
+
+    def say(self, state: str) -> None:
+        self._receive(protocol.STATUS, self.source.status(state))
+
+    def _receive(self, event: str, message: Baseline | Delta | Status) -> None:
+        session = self.state.session
+        received = sse.Event(event=event, data=protocol.encode(message), id=self.source.id)
+        outcome = session.receive(received, time.monotonic())
+        if outcome.snapshot is not None:
+            self.state.take(outcome.snapshot)
+        self.state.observe()
+
+
+def _state(namespace: str, environment: str) -> ClientState:
+    options = resolve({}, url=_NOWHERE, namespace=namespace, environment=environment, cache_dir="off")
+    return ClientState(options, lambda: None)
+
+
+class _NoWorker(Worker):
+    """The threads of a client that has none."""
+
+    def __init__(self, state: ClientState) -> None:
+        self.state = state
+        self._renew()
+        self.let_go()
+
+    def start(self) -> None:
+        """There is nothing to start."""
+
+    def awake(self) -> None:
+        """Nor to wake, in a child either."""
+
+    def need_callbacks(self) -> None:
+        """Callbacks are called by whoever changes a value."""
+
+
+class StaticConfig(ConfigClient):
+    """A `ConfigClient` without a service: a test sets its values, and it is `live` unless told otherwise.
+
+    `set`, `delete` and `update` return when every callback has been called, in order and on the thread that calls them;
+    an error in one is logged, as ever. Values are JSON values; anything else is a `TypeError` or `ValueError`.
+    """
+
+    def __init__(
+        self, values: Mapping[str, Any] | None = None, *, namespace: str = "test", environment: str = "test"
+    ) -> None:
+        """Hold these values. Environment variables are not looked at."""
+        self._state = _state(namespace, environment)
+        self._worker = _NoWorker(self._state)
+        self._wait_until = None
+        self._warned = False
+        self._fed = _Fed(self._state, values or {})
+
+    def __repr__(self) -> str:
+        return f"<StaticConfig {len(self._fed.source.entries)} values>"
+
+    def set(self, key: str, value: Any) -> None:
+        """Set one value."""
+        self.update({key: value})
+
+    def delete(self, key: str) -> None:
+        """Delete a key; raises `KeyError` where it is not there."""
+        self.update({}, [key])
+
+    def update(self, values: Mapping[str, Any], deleted: Iterable[str] = ()) -> None:
+        """Set and delete several keys in one step: no reader sees some of it."""
+        self._fed.change(values, deleted)
+        self._call_back()
+
+    def go_stale(self) -> None:
+        """As if the service had lost etcd: reads go on, `status` says `stale`."""
+        self._fed.say("stale")
+        self._call_back()
+
+    def go_live(self) -> None:
+        """The end of that."""
+        self._fed.say("live")
+        self._call_back()
+
+    def _call_back(self) -> None:
+        for callback, told in self._state.callbacks.take():
+            try:
+                callback(told)
+            except Exception:
+                self._state.callbacks.failed(callback, told)
+
+
+class AsyncStaticConfig(AsyncConfigClient):
+    """The same for asyncio: what changes values is awaited, and callbacks may be coroutine functions."""
+
+    def __init__(
+        self, values: Mapping[str, Any] | None = None, *, namespace: str = "test", environment: str = "test"
+    ) -> None:
+        """Hold these values. Environment variables are not looked at."""
+        self._state = _state(namespace, environment)
+        self._wait_until = None
+        self._renew()
+        self._fed = _Fed(self._state, values or {})
+
+    def __repr__(self) -> str:
+        return f"<AsyncStaticConfig {len(self._fed.source.entries)} values>"
+
+    async def set(self, key: str, value: Any) -> None:
+        """Set one value."""
+        await self.update({key: value})
+
+    async def delete(self, key: str) -> None:
+        """Delete a key; raises `KeyError` where it is not there."""
+        await self.update({}, [key])
+
+    async def update(self, values: Mapping[str, Any], deleted: Iterable[str] = ()) -> None:
+        """Set and delete several keys in one step: no reader sees some of it."""
+        self._fed.change(values, deleted)
+        await self._deliver()
+
+    async def go_stale(self) -> None:
+        """As if the service had lost etcd: reads go on, `status` says `stale`."""
+        self._fed.say("stale")
+        await self._deliver()
+
+    async def go_live(self) -> None:
+        """The end of that."""
+        self._fed.say("live")
+        await self._deliver()
+
+    def _start(self) -> None:
+        """There is nothing to start."""
+
+    async def _deliver(self) -> None:
+        for callback, told in self._state.callbacks.take():
+            try:
+                result = callback(told)
+                if asyncio.iscoroutine(result) or isinstance(result, asyncio.Future):
+                    await result
+            except Exception:
+                self._state.callbacks.failed(callback, told)
+
+
+class ConfigServer:
+    """A service of one scope on a free port of loopback, in a thread of its own; etcd is not needed.
+
+    It speaks what the client speaks: `/v1/self`, the stream, and the read that clients poll with. May be changed and
+    broken from any thread while it runs.
+
+        with ConfigServer({"page.size": 5}) as server, ConfigClient(server.url) as config:
+            server.set("page.size", 6)
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Any] | None = None,
+        *,
+        namespace: str = "test",
+        environment: str = "test",
+        heartbeat_s: float = 1.0,
+    ) -> None:
+        """Hold these values; `start` or `with` begins to serve them."""
+        self._source = _Source(values or {}, namespace, environment)
+        self._heartbeat_s = heartbeat_s
+        self._steps: list[tuple[int, bytes]] = []
+        self._port = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._runner: web.AppRunner | None = None
+        self._wakes: set[asyncio.Event] = set()
+        self._thawed: asyncio.Event | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens; the same after `stop` and `start`."""
+        if not self._port:
+            raise RuntimeError("the server was never started")
+        return f"http://127.0.0.1:{self._port}"
+
+    # ---- from any thread ----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to listen, again on the same port after `stop`."""
+        if self._loop is not None:
+            return
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="configsvc-server", daemon=True)
+        self._thread.start()
+        self._call(self._listen())
+
+    def stop(self) -> None:
+        """Drop every connection and refuse new ones; what was set is kept."""
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None:
+            return
+        self._call(self._end())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+        self._loop = self._thread = None
+
+    def set(self, key: str, value: Any) -> None:
+        """Set one value; readers hear of it at once."""
+        self.update({key: value})
+
+    def delete(self, key: str) -> None:
+        """Delete a key; raises `KeyError` where it is not there."""
+        self.update({}, [key])
+
+    def update(self, values: Mapping[str, Any], deleted: Iterable[str] = ()) -> None:
+        """Set and delete several keys in one step; also while it is stopped or frozen."""
+        gone = list(deleted)
+        if self._loop is None:
+            self._change(values, gone)
+        else:
+            self._call(self._changed(values, gone))
+
+    def freeze(self) -> None:
+        """Say nothing any more: connections stay open and silent, new ones get no answer."""
+        self._call(self._freeze(True))
+
+    def thaw(self) -> None:
+        """The end of that."""
+        self._call(self._freeze(False))
+
+    def __enter__(self) -> "ConfigServer":
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _call(self, coroutine: Any) -> None:
+        if self._loop is None:
+            coroutine.close()
+            raise RuntimeError("the server is not running")
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    # ---- on its loop --------------------------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        self._thawed = asyncio.Event()
+        self._thawed.set()
+        app = web.Application()
+        app.router.add_get("/v1/self", self._self)
+        app.router.add_get("/v1/watch/{namespace}/{environment}", self._watch)
+        app.router.add_get("/v1/config/{namespace}/{environment}", self._read)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True).start()
+        self._port = self._runner.addresses[0][1]
+
+    async def _end(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _freeze(self, frozen: bool) -> None:
+        assert self._thawed is not None
+        if frozen:
+            self._thawed.clear()
+        else:
+            self._thawed.set()
+
+    async def _changed(self, values: Mapping[str, Any], deleted: list[str]) -> None:
+        self._change(values, deleted)
+        for wake in self._wakes:
+            wake.set()
+
+    def _change(self, values: Mapping[str, Any], deleted: list[str]) -> None:
+        delta = self._source.change(values, deleted)
+        self._steps.append((delta.revision, sse.encode(protocol.CHANGE, protocol.encode(delta), self._source.id)))
+
+    async def _may_answer(self) -> None:
+        assert self._thawed is not None
+        await self._thawed.wait()
+
+    def _is_ours(self, request: web.Request) -> bool:
+        asked = request.match_info["namespace"], request.match_info["environment"]
+        return asked == (self._source.namespace, self._source.environment)
+
+    async def _self(self, _: web.Request) -> web.Response:
+        await self._may_answer()
+        source = self._source
+        said = {"service": "configsvc", "namespace": source.namespace, "environment": source.environment}
+        return web.json_response(said)
+
+    async def _read(self, request: web.Request) -> web.Response:
+        await self._may_answer()
+        source = self._source
+        if not self._is_ours(request):
+            return _problem(404, "scope_not_found", f"this server has {source.namespace}/{source.environment} only")
+        headers = {
+            "ETag": f'"{source.id}"',
+            "Configsvc-Revision": str(source.revision),
+            "Configsvc-Source": "live",
+            "Configsvc-Staleness": "0",
+        }
+        if request.headers.get("If-None-Match") == headers["ETag"]:
+            return web.Response(status=304, headers=headers)
+        baseline = source.baseline()
+        body = protocol.encode(baseline)
+        if request.query.get("view") != "entries":
+            said = msgspec.json.decode(body)
+            entries = said.pop("entries")
+            body = msgspec.json.encode({**said, "values": {key: entry["value"] for key, entry in entries.items()}})
+        return web.Response(body=body, headers=headers, content_type="application/json")
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        await self._may_answer()
+        if not self._is_ours(request):
+            return _problem(403, "outside_sidecar", "this server has another scope only")
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+        await response.prepare(request)
+        wake = asyncio.Event()
+        self._wakes.add(wake)
+        try:
+            at = await self._begin(request, response)
+            while True:
+                try:
+                    async with asyncio.timeout(self._heartbeat_s):
+                        await wake.wait()
+                except TimeoutError:
+                    await self._may_answer()
+                    await response.write(self._heartbeat())
+                    continue
+                wake.clear()
+                await self._may_answer()
+                at = await self._send_since(at, response)
+        except ConnectionError:
+            return response
+        finally:
+            self._wakes.discard(wake)
+
+    async def _begin(self, request: web.Request, response: web.StreamResponse) -> int:
+        """What a reader gets first: what it missed, or everything."""
+        source = self._source
+        last = protocol.parse_event_id(request.headers.get("Last-Event-ID"))
+        if last is not None and last.epoch == source.epoch and last.revision <= source.revision:
+            at = await self._send_since(last.revision, response)
+        else:
+            at = source.revision
+            await response.write(sse.encode(protocol.SNAPSHOT, protocol.encode(source.baseline()), source.id))
+        await response.write(self._heartbeat())
+        return at
+
+    async def _send_since(self, revision: int, response: web.StreamResponse) -> int:
+        missed = [step for step in self._steps if step[0] > revision]
+        if not missed:
+            return revision
+        await response.write(b"".join(frame for _, frame in missed))
+        return missed[-1][0]
+
+    def _heartbeat(self) -> bytes:
+        return sse.encode(protocol.STATUS, protocol.encode(self._source.status()), self._source.id)
+
+
+def _problem(status: int, code: str, detail: str) -> web.Response:
+    body = msgspec.json.encode({"status": status, "code": code, "detail": detail})
+    return web.Response(status=status, body=body, content_type="application/problem+json")

@@ -1,0 +1,204 @@
+"""What applications test with: it answers as the real client does."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from configsvc_client import MISSING, ClientStatus, ConfigChange, ConfigClient, ConfigKeyError, ConfigValueError
+from configsvc_client.testing import AsyncStaticConfig, ConfigServer, StaticConfig
+from tests.client.support import FAST, PATIENT, eventually_sync
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    # A lone surrogate is no UTF-8, and so no JSON.
+    | st.text(st.characters(exclude_categories=("Cs",))),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("xyz"), inner, max_size=3),
+    max_leaves=5,
+)
+SCOPES = st.dictionaries(st.sampled_from(["a", "b", "a.b", "a.c"]), VALUES, max_size=4)
+
+
+class Pool(msgspec.Struct):
+    b: int
+    c: str = "c"
+
+
+READS = {
+    "get": lambda config: config.get("a"),
+    "get with default": lambda config: config.get("a", default=7),
+    "get_all": lambda config: config.get_all(),
+    "get_str": lambda config: config.get_str("a"),
+    "get_int": lambda config: config.get_int("a", 3, min_val=1, max_val=5),
+    "get_float": lambda config: config.get_float("b", min_val=0),
+    "get_bool": lambda config: config.get_bool("b", None),
+    "get_json": lambda config: config.get_json("a.b", type=list[int]),
+    "as_struct": lambda config: config.as_struct(Pool, "a"),
+}
+
+
+def read(config: ConfigClient) -> dict[str, Any]:
+    """What each read answers or raises, types included."""
+    answers = {}
+    for name, ask in READS.items():
+        try:
+            answers[name] = repr(ask(config))
+        except (ConfigKeyError, ConfigValueError) as error:
+            answers[name] = f"{type(error).__name__}: {error}"
+    return answers
+
+
+@settings(max_examples=40, deadline=None)
+@given(first=SCOPES, second=SCOPES)
+def test_a_static_config_answers_as_the_real_client_does(first: dict[str, Any], second: dict[str, Any]) -> None:
+    with (
+        StaticConfig(first) as static,
+        ConfigServer(first) as server,
+        ConfigClient(server.url, tuning=FAST, cache_dir="off", **PATIENT) as real,
+    ):
+        told: tuple[list[ConfigChange], list[ConfigChange]] = ([], [])
+        real.wait_ready(20)
+        static.on_change(told[0].append)
+        real.on_change(told[1].append)
+        assert read(static) == read(real)
+        deleted = [key for key in first if key not in second]
+        static.update(second, deleted)
+        server.update(second, deleted)
+        eventually_sync(lambda: real.status.revision == static.status.revision)
+        assert read(static) == read(real)
+        eventually_sync(lambda: len(told[1]) >= len(told[0]))
+        assert repr(told[0]) == repr(told[1])
+        assert (static.status.state, static.status.source) == (real.status.state, real.status.source)
+
+
+def test_callbacks_have_been_called_when_a_change_returns() -> None:
+    config = StaticConfig({"a": 1})
+    seen: list[Any] = []
+
+    def broken(_: ConfigChange) -> None:
+        raise RuntimeError("from the application")
+
+    config.on_change(broken)
+    end = config.on_change(lambda change: seen.append((change.key, change.old, change.new)), key="a")
+    config.set("a", 2)
+    config.set("b", 2)
+    config.delete("a")
+    assert seen == [("a", 1, 2), ("a", 2, MISSING)]
+    end()
+    config.set("a", 3)
+    assert len(seen) == 2
+    assert config.get("a") == 3
+
+
+def test_an_iterator_has_what_came_since_it_was_made() -> None:
+    config = StaticConfig()
+    with config.changes() as changes:
+        config.set("a", 1)
+        assert next(changes).new == 1
+        config.close()
+        assert list(changes) == []
+
+
+def test_stale_and_live_again() -> None:
+    config = StaticConfig({"a": 1})
+    told: list[ClientStatus] = []
+    config.on_status(told.append)
+    config.go_stale()
+    assert (config.status.state, config.status.source, config.get("a")) == ("stale", "memory", 1)
+    config.go_live()
+    assert [status.state for status in told] == ["stale", "live"]
+    config.close()
+    assert config.status.state == "closed"
+    assert config.get("a") == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ((1, 2), "a: tuple is no JSON value"),
+        ({"x": [{1}]}, r"a.x\[0\]: set is no JSON value"),
+        ({1: 2}, "a: an object's keys are strings"),
+        (float("nan"), "a: JSON has no nan"),
+        (2**64, "more than 64 bits"),
+    ],
+)
+def test_what_json_cannot_hold_is_refused_and_nothing_changes(value: Any, said: str) -> None:
+    config = StaticConfig({"b": 1})
+    with pytest.raises((TypeError, ValueError), match=said):
+        config.update({"c": 1, "a": value})
+    assert config.get_all() == {"b": 1}
+    with pytest.raises(KeyError):
+        config.delete("a")
+    with pytest.raises((TypeError, ValueError), match=said):
+        StaticConfig({"a": value})
+
+
+def test_what_goes_in_and_comes_out_are_copies() -> None:
+    mine = {"x": [1]}
+    config = StaticConfig({"a": mine})
+    mine["x"].append(2)
+    config.get("a")["x"].append(3)
+    assert config.get("a") == {"x": [1]}
+
+
+async def test_the_same_for_asyncio() -> None:
+    async with AsyncStaticConfig({"a": 1}) as config:
+        seen: list[Any] = []
+
+        async def callback(change: ConfigChange) -> None:
+            await asyncio.sleep(0)
+            seen.append((change.new, await config.get("a")))
+
+        config.on_change(callback)
+        await config.wait_ready(1)
+        await config.set("a", 2)
+        assert seen == [(2, 2)]
+        assert await config.get_int("a", min_val=1) == 2
+        await config.go_stale()
+        assert config.status.state == "stale"
+        await config.go_live()
+        await config.delete("a")
+        with pytest.raises(KeyError):
+            await config.get("a")
+        assert config.status.state == "live"
+
+
+def test_a_server_that_stops_and_starts_keeps_its_port_and_readers_resume() -> None:
+    with ConfigServer({"a": 1}) as server, ConfigClient(server.url, tuning=FAST, cache_dir="off", **PATIENT) as config:
+        assert config.get("a") == 1
+        url = server.url
+        server.stop()
+        server.set("a", 2)
+        assert config.get("a") == 1
+        server.start()
+        assert server.url == url
+        eventually_sync(lambda: config.get("a") == 2 and config.status.state == "live")
+
+
+def test_a_frozen_server_is_silence() -> None:
+    with (
+        ConfigServer({"a": 1}, heartbeat_s=0.1) as server,
+        ConfigClient(server.url, tuning=FAST, cache_dir="off", heartbeat_s=0.3, **PATIENT) as config,
+    ):
+        assert config.get("a") == 1
+        server.freeze()
+        eventually_sync(lambda: config.status.state == "stale")
+        server.set("a", 2)
+        assert config.get("a") == 1
+        server.thaw()
+        eventually_sync(lambda: config.get("a") == 2 and config.status.state == "live")
+
+
+def test_a_server_that_does_not_run_says_so() -> None:
+    server = ConfigServer()
+    with pytest.raises(RuntimeError, match="never started"):
+        _ = server.url
+    with pytest.raises(RuntimeError, match="not running"):
+        server.freeze()
+    server.stop()

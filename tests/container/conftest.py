@@ -6,6 +6,7 @@ import tarfile
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -27,18 +28,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def engine() -> Iterator[Engine]:
-    """The engine; where there is none, tests are skipped, or fail where it is required."""
+def lacking() -> str:
+    """Why there is no engine, once nobody installs one any more; empty where there is one."""
     tool = ROOT / "tools/install-docker"
     checked = subprocess.run([tool, "--check"], capture_output=True, text=True, timeout=PREPARED_S)
-    if checked.returncode:
-        reason = (checked.stdout.strip() or checked.stderr.strip()).splitlines()[-1]
-        if os.environ.get("CONFIGSVC_TEST_REQUIRE_DOCKER") == "1":
-            log = engines.HOME / "install.log"
-            pytest.fail(f"{reason}\n{log.read_text()[-3000:] if log.exists() else ''}")
-        pytest.skip(reason)
+    said = (checked.stdout.strip() or checked.stderr.strip()).splitlines()
+    return said[-1] if checked.returncode else ""
+
+
+@pytest.fixture(scope="session")
+def compose(lacking: str) -> None:
+    """The compose program; what only reads files needs no engine."""
+    if subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
+        missing(lacking or "docker compose is not installed")
+
+
+@pytest.fixture(scope="session")
+def engine(lacking: str) -> Iterator[Engine]:
+    """The engine; where there is none, tests are skipped, or fail where it is required."""
+    if lacking:
+        missing(lacking)
     with engines.running() as engine:
         yield engine
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip, or fail where containers are required."""
+    if os.environ.get("CONFIGSVC_TEST_REQUIRE_DOCKER") == "1":
+        log = engines.HOME / "install.log"
+        pytest.fail(f"{reason}\n{log.read_text()[-3000:] if log.exists() else ''}")
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

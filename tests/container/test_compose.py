@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.container.conftest import Build
-from tests.container.engine import ROOT, Engine
+from tests.container.engine import LABEL, ROOT, Engine, Failed, locked
 
 COMPOSE = ROOT / "compose"
 # As the specification has it, but for what no file can hold: the application's source is this project's example.
@@ -39,7 +39,7 @@ services:
 """
 INCLUDING = """
 include:
-  - {local}
+  - path: [{local}, {override}]
 
 services:
   my-app:
@@ -48,6 +48,13 @@ services:
       config-service:
         condition: service_healthy
 """
+PRODUCTION = {
+    "CONFIGSVC_IMAGE": "registry.example.com/configsvc:0.1.0",
+    "ETCD_ENDPOINTS": "https://etcd-1:2379",
+    "SERVICE_NAME": "my-app",
+    "CONFIG_ENVIRONMENT": "production",
+    "CONFIG_AUTH": "none",
+}
 STOP_S = 15
 
 
@@ -70,10 +77,10 @@ class Project:
     def __call__(self, *command: str, timeout_s: float = 200) -> str:
         return self._engine.docker(*self._options, *command, timeout_s=timeout_s, **self._environ)
 
-    def put(self, key: str, value: Any) -> None:
+    def put(self, key: str, value: Any, *, namespace: str = "my-app") -> None:
         """Write a value as a person would."""
         etcdctl = ("exec", "--no-TTY", "etcd", "/usr/local/bin/etcdctl")
-        self(*etcdctl, "put", f"/config/my-app/development/{key}", json.dumps({"value": value}))
+        self(*etcdctl, "put", f"/config/{namespace}/development/{key}", json.dumps({"value": value}))
 
     def wait_for(self, service: str, line: str, timeout_s: float = 60) -> None:
         """Until a container has printed a line."""
@@ -115,10 +122,16 @@ def images_of(folder: Path, **images: str) -> Path:
 
 
 def test_local_an_application_reads_and_sees_a_change(
-    engine: Engine, images: dict[str, str], etcd_image: str, tmp_path: Path
+    engine: Engine, build: Build, images: dict[str, str], etcd_image: str, tmp_path: Path
 ) -> None:
     override = images_of(tmp_path, config_service=images["service"], example_app=images["app"], etcd=etcd_image)
-    with project(engine, COMPOSE / "local.yml", override, COMPOSE_PROFILES="example") as local:
+    # Built as the file says; the layers are there already.
+    base = tmp_path / "base.json"
+    on = {"build": {"additional_contexts": build.substitutes, "labels": {LABEL: "1"}}}
+    base.write_text(json.dumps({"services": {"config-service": on, "example-app": on}}))
+    with project(engine, COMPOSE / "local.yml", override, base, COMPOSE_PROFILES="example") as local:
+        with locked("build"):
+            local("build")
         local("up", "--detach", "--wait", "--no-build")
         local.wait_for("example-app", "greeting is not set")
         local.put("greeting", "hello")
@@ -146,31 +159,62 @@ def test_the_compose_file_of_the_specification(
         assert specified.stop()["config-service"] == 0
 
 
-def test_a_compose_file_of_your_own_includes_ours(
+def test_getting_started_a_compose_file_of_your_own_includes_ours(
     engine: Engine, images: dict[str, str], etcd_image: str, tmp_path: Path
 ) -> None:
+    """The specification's four steps, but that the file is included: a second `services:` cannot be appended."""
+    override = images_of(tmp_path, config_service=images["service"], etcd=etcd_image)
     own = tmp_path / "compose.yml"
-    own.write_text(INCLUDING.format(local=COMPOSE / "local.yml", app=images["app"]))
-    found = json.loads(Project(engine, own)("config", "--format", "json"))
-    assert sorted(found["services"]) == ["config-service", "etcd", "my-app"]
+    own.write_text(INCLUDING.format(local=COMPOSE / "local.yml", override=override, app=images["app"]))
+    (tmp_path / ".env").write_text("SERVICE_NAME=another-app\n")
+    with project(engine, own) as started:
+        assert sorted(json.loads(started("config", "--format", "json"))["services"]) == [
+            "config-service",
+            "etcd",
+            "my-app",
+        ]
+        started("up", "--detach", "--wait", "--no-build")
+        program = "from config_service import ConfigClient; print(ConfigClient().get('debug', default=False))"
+        assert started("exec", "--no-TTY", "my-app", "python", "-c", program) == "False"
+        started.put("greeting", "hello", namespace="another-app")
+        started.wait_for("my-app", "greeting: MISSING -> hello")
 
 
-@pytest.mark.parametrize("missing", ["CONFIGSVC_IMAGE", "ETCD_ENDPOINTS", "SERVICE_NAME", "CONFIG_ENVIRONMENT"])
-def test_production_names_what_is_missing(missing: str) -> None:
-    given = {
-        "CONFIGSVC_IMAGE": "registry.example.com/configsvc:0.1.0",
-        "ETCD_ENDPOINTS": "https://etcd-1:2379",
-        "SERVICE_NAME": "my-app",
-        "CONFIG_ENVIRONMENT": "production",
-        "CONFIG_AUTH": "none",
-    }
-    command = ["docker", "compose", "--file", COMPOSE / "production.yml", "config", "--quiet"]
+def test_production_runs_locked_down_on_an_etcd_of_others(
+    engine: Engine, images: dict[str, str], etcd_image: str, tmp_path: Path
+) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "token").write_text("not used yet\n")
+    urls = ["--listen-client-urls=http://0.0.0.0:2379", "--advertise-client-urls=http://etcd:2379"]
+    others = tmp_path / "others.json"
+    others.write_text(
+        json.dumps({"services": {"etcd": {"image": etcd_image, "command": ["/usr/local/bin/etcd", *urls]}}})
+    )
+    given = PRODUCTION | {"CONFIGSVC_IMAGE": images["service"], "ETCD_ENDPOINTS": "http://etcd:2379"}
+    with project(
+        engine, COMPOSE / "production.yml", others, CONFIG_SECRETS=str(tmp_path / "secrets"), **given
+    ) as production:
+        production("up", "--detach", "--wait", "config-service", "etcd")
+        look = "import pathlib, tempfile; pathlib.Path('/var/cache/configsvc/x').touch(); tempfile.gettempdir()"
+        with pytest.raises(Failed, match="No usable temporary directory"):
+            production("exec", "--no-TTY", "config-service", "python", "-c", look)
+        assert production.stop()["config-service"] == 0
 
-    def config(environ: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True)
 
-    if config(given).returncode:
-        pytest.skip("docker compose is not installed")
-    refused = config({**given, missing: ""})
+def check(name: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+    """What compose says of a file as it is; no engine is asked."""
+    command = ["docker", "compose", "--file", COMPOSE / name, "--profile", "*", "config", "--quiet"]
+    return subprocess.run(command, env=os.environ | environ, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(("name", "environ"), [("local.yml", {}), ("production.yml", PRODUCTION)])
+def test_the_files_are_valid(compose: None, name: str, environ: dict[str, str]) -> None:
+    checked = check(name, **environ)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("missing", PRODUCTION)
+def test_production_names_what_is_missing(compose: None, missing: str) -> None:
+    refused = check("production.yml", **{**PRODUCTION, missing: ""})
     assert refused.returncode != 0
     assert missing in refused.stderr

@@ -115,7 +115,11 @@ def test_modules_that_the_docs_name_exist():
 def test_commands_and_make_targets_that_the_docs_name_exist():
     text = "\n".join(path.read_text("utf-8") for path in PAGES)
     commands = {info.name or info.callback.__name__ for info in app.registered_commands if info.callback}
-    assert set(re.findall(r"(?<!install )\bconfigsvc (serve|dev|version|[a-z]+)(?= --|`|$)", text, re.MULTILINE)) - commands == set()
+    assert (
+        set(re.findall(r"(?<!install )\bconfigsvc (serve|dev|version|[a-z]+)(?= --|`|$)", text, re.MULTILINE))
+        - commands
+        == set()
+    )
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     assert set(re.findall(r"(?:`|^)make ([a-z.-]+)", text, re.MULTILINE)) - targets == set()
 

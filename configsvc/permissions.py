@@ -11,6 +11,8 @@ from configsvc.etcd.facts import Permission
 from configsvc.etcd.ops import prefix_end
 
 _EVERYTHING = "/configsvc/"
+_FORKS = "/configsvc/forks/"
+"""Where a service that may write notes that it changes an epoch; see `writer.py`."""
 
 
 class Need(NamedTuple):
@@ -34,11 +36,12 @@ class _Keys(NamedTuple):
         return self.start <= other.start and ends
 
 
-def needed(namespace: str | None, *, writes: bool) -> tuple[Need, Need]:
-    """Of a sidecar for its namespace, or of a central service for all."""
+def needed(namespace: str | None, *, writes: bool) -> tuple[Need, Need, *tuple[Need, ...]]:
+    """Of a sidecar for its namespace, or of a central service for all: values, releases, and what writing adds."""
     if namespace is None:
         return Need(ROOT, writes), Need(_EVERYTHING, writes)
-    return Need(f"{ROOT}{namespace}/", writes), Need(f"{RELEASES}{namespace}/", writes)
+    forks = (Need(_FORKS, writes),) if writes else ()
+    return Need(f"{ROOT}{namespace}/", writes), Need(f"{RELEASES}{namespace}/", writes), *forks
 
 
 def lacks_writing(permissions: Iterable[Permission], need: Need) -> bool:

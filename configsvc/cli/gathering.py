@@ -103,7 +103,7 @@ async def _or_none(asked: Awaitable[T]) -> T | None:
 
 async def _data(config: GatewayConfig, settings: Settings, wanted: Wanted) -> dict[str, Any]:
     """The readings, by the service's own way of reading."""
-    data, releases = needed(settings.service_name, writes=settings.writes)
+    data, releases, *_ = needed(settings.service_name, writes=settings.writes)
     async with Gateway(config) as gateway:
         found: dict[str, Any] = {
             "data": await _count(gateway, data.prefix),

@@ -4,6 +4,7 @@ import pytest
 
 from configsvc.etcd.facts import Permission
 from configsvc.permissions import excess, lacks_writing, needed
+from configsvc.writer import FORKS
 
 NEED = needed("a", writes=True)
 
@@ -51,3 +52,13 @@ def test_reading_is_not_writing() -> None:
 )
 def test_what_is_too_much(permission: Permission, words: list[str]) -> None:
     assert excess([permission], NEED) == words
+
+
+def test_a_sidecar_that_writes_also_notes_changes_of_an_epoch() -> None:
+    reads = [str(need) for need in needed("a", writes=False)]
+    assert reads == ["read /config/a/", "read /configsvc/releases/a/"]
+    assert [need.prefix for need in needed("a", writes=True)] == [
+        *("/config/a/", "/configsvc/releases/a/"),
+        FORKS.decode(),
+    ]
+    assert [need.prefix for need in needed(None, writes=True)] == ["/config/", "/configsvc/"]

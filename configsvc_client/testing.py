@@ -10,12 +10,10 @@ application can be tested with the real client, also in another process.
 """
 
 import asyncio
-import math
-import random
+import inspect
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
@@ -26,82 +24,14 @@ from configsvc_client import protocol, sse
 from configsvc_client.aio import AsyncConfigClient
 from configsvc_client.client import ConfigClient
 from configsvc_client.options import resolve
-from configsvc_client.protocol import Baseline, Delta, Entry, EventId, Status
+from configsvc_client.protocol import Baseline, Delta, Status
+from configsvc_client.sample_scope import SampleScope
 from configsvc_client.state import ClientState
-from configsvc_client.view import copy_value
 from configsvc_client.worker import Worker
 
 __all__ = ["AsyncStaticConfig", "ConfigServer", "StaticConfig"]
 
 _NOWHERE = "http://static.invalid"
-
-
-def _entries(values: Mapping[str, Any]) -> dict[str, Entry]:
-    """Values as a service would hold them; raises `TypeError` or `ValueError` for what JSON has no word for."""
-    for key, value in values.items():
-        if not isinstance(key, str):
-            raise TypeError(f"a key is a string, not {key!r}")
-        _check(key, value)
-    return {key: Entry(value=copy_value(value)) for key, value in values.items()}
-
-
-def _check(where: str, value: Any) -> None:
-    if type(value) is dict:
-        for key, item in value.items():
-            if type(key) is not str:
-                raise TypeError(f"{where}: an object's keys are strings, not {key!r}")
-            _check(f"{where}.{key}", item)
-    elif type(value) is list:
-        for number, item in enumerate(value):
-            _check(f"{where}[{number}]", item)
-    elif type(value) is float:
-        if not math.isfinite(value):
-            raise ValueError(f"{where}: JSON has no {value!r}")
-    elif type(value) is int:
-        if not -(2**63) <= value < 2**64:
-            raise ValueError(f"{where}: {value} has more than 64 bits")
-    elif value is not None and type(value) not in (bool, str):
-        raise TypeError(
-            f"{where}: {type(value).__name__} is no JSON value; use dict, list, str, int, float, bool or None"
-        )
-
-
-class _Source:
-    """What a service would send about one scope, step by step."""
-
-    def __init__(self, values: Mapping[str, Any], namespace: str, environment: str) -> None:
-        self.namespace, self.environment = namespace, environment
-        self.epoch = f"{random.getrandbits(48):012x}"
-        self.revision = 1
-        self.entries = _entries(values)
-
-    @property
-    def id(self) -> str:
-        return str(EventId(self.epoch, self.revision))
-
-    def baseline(self) -> Baseline:
-        return Baseline(
-            namespace=self.namespace,
-            environment=self.environment,
-            epoch=self.epoch,
-            revision=self.revision,
-            entries=dict(self.entries),
-        )
-
-    def change(self, values: Mapping[str, Any], deleted: Iterable[str] = ()) -> Delta:
-        """One step; raises `KeyError` for a key to delete that is not there, and changes nothing then."""
-        gone = list(deleted)
-        for key in gone:
-            if key not in self.entries:
-                raise KeyError(key)
-        changed = _entries(values)
-        self.revision += 1
-        entries = {key: entry for key, entry in self.entries.items() if key not in gone} | changed
-        self.entries = entries
-        return Delta(revision=self.revision, set=changed, deleted=gone)
-
-    def status(self, state: str = "live") -> Status:
-        return Status(revision=self.revision, state=state, since=protocol.format_time(datetime.now(UTC)))
 
 
 class _Fed:
@@ -112,15 +42,19 @@ class _Fed:
         assert session.namespace is not None
         assert session.environment is not None
         self.state = state
-        self.source = _Source(values, session.namespace, session.environment)
+        self.source = SampleScope(values, session.namespace, session.environment)
+        # A client may be used from any thread, and so may this.
+        self._lock = threading.Lock()
         session.opened(time.monotonic())
         self._receive(protocol.SNAPSHOT, self.source.baseline())
 
     def change(self, values: Mapping[str, Any], deleted: Iterable[str] = ()) -> None:
-        self._receive(protocol.CHANGE, self.source.change(values, deleted))
+        with self._lock:
+            self._receive(protocol.CHANGE, self.source.change(values, deleted))
 
     def say(self, state: str) -> None:
-        self._receive(protocol.STATUS, self.source.status(state))
+        with self._lock:
+            self._receive(protocol.STATUS, self.source.status(state))
 
     def _receive(self, event: str, message: Baseline | Delta | Status) -> None:
         session = self.state.session
@@ -250,7 +184,7 @@ class AsyncStaticConfig(AsyncConfigClient):
         for callback, told in self._state.callbacks.take():
             try:
                 result = callback(told)
-                if asyncio.iscoroutine(result) or isinstance(result, asyncio.Future):
+                if inspect.isawaitable(result):
                     await result
             except Exception:
                 self._state.callbacks.failed(callback, told)
@@ -275,7 +209,7 @@ class ConfigServer:
         heartbeat_s: float = 1.0,
     ) -> None:
         """Hold these values; `start` or `with` begins to serve them."""
-        self._source = _Source(values or {}, namespace, environment)
+        self._source = SampleScope(values or {}, namespace, environment)
         self._heartbeat_s = heartbeat_s
         self._steps: list[tuple[int, bytes]] = []
         self._port = 0
@@ -301,7 +235,12 @@ class ConfigServer:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="configsvc-server", daemon=True)
         self._thread.start()
-        self._call(self._listen())
+        try:
+            self._call(self._listen())
+        except BaseException:
+            # The port may be another's by now.
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Drop every connection and refuse new ones; what was set is kept."""
@@ -438,7 +377,7 @@ class ConfigServer:
                         await wake.wait()
                 except TimeoutError:
                     await self._may_answer()
-                    await response.write(self._heartbeat())
+                    await response.write(self._source.heartbeat(at))
                     continue
                 wake.clear()
                 await self._may_answer()
@@ -457,7 +396,7 @@ class ConfigServer:
         else:
             at = source.revision
             await response.write(sse.encode(protocol.SNAPSHOT, protocol.encode(source.baseline()), source.id))
-        await response.write(self._heartbeat())
+        await response.write(source.heartbeat(at))
         return at
 
     async def _send_since(self, revision: int, response: web.StreamResponse) -> int:
@@ -466,9 +405,6 @@ class ConfigServer:
             return revision
         await response.write(b"".join(frame for _, frame in missed))
         return missed[-1][0]
-
-    def _heartbeat(self) -> bytes:
-        return sse.encode(protocol.STATUS, protocol.encode(self._source.status()), self._source.id)
 
 
 def _problem(status: int, code: str, detail: str) -> web.Response:

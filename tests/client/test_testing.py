@@ -1,6 +1,9 @@
 """What applications test with: it answers as the real client does."""
 
 import asyncio
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -77,6 +80,18 @@ def test_a_static_config_answers_as_the_real_client_does(first: dict[str, Any], 
         assert (static.status.state, static.status.source) == (real.status.state, real.status.source)
 
 
+def nested(levels: int) -> Any:
+    """So many lists in one another."""
+    value: list[Any] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
+def test_as_deep_as_a_service_takes_it() -> None:
+    assert StaticConfig({"a": nested(100)}).get("a") == nested(100)
+
+
 def test_callbacks_have_been_called_when_a_change_returns() -> None:
     config = StaticConfig({"a": 1})
     seen: list[Any] = []
@@ -126,6 +141,9 @@ def test_stale_and_live_again() -> None:
         ({1: 2}, "a: an object's keys are strings"),
         (float("nan"), "a: JSON has no nan"),
         (2**64, "more than 64 bits"),
+        ({"x": "\ud800"}, "a.x.*no UTF-8"),
+        ({"\udfff": 1}, "no UTF-8"),
+        (nested(101), "nested deeper than 100"),
     ],
 )
 def test_what_json_cannot_hold_is_refused_and_nothing_changes(value: Any, said: str) -> None:
@@ -137,6 +155,19 @@ def test_what_json_cannot_hold_is_refused_and_nothing_changes(value: Any, said: 
         config.delete("a")
     with pytest.raises((TypeError, ValueError), match=said):
         StaticConfig({"a": value})
+    with pytest.raises(ValueError, match="'b' is set and deleted in one step"):
+        config.update({"b": 2}, ["b"])
+    config.set("b", 2)
+    assert config.get_all() == {"b": 2}
+
+
+def test_several_threads_may_change_it() -> None:
+    config, seen = StaticConfig({"a": -1}), []
+    with config.changes("a") as changes, ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: config.set("a", n), range(200)))
+        seen = [change.new for _, change in zip(range(200), changes, strict=False)]
+    assert sorted(seen) == list(range(200))
+    assert config.get("a") == seen[-1]
 
 
 def test_what_goes_in_and_comes_out_are_copies() -> None:
@@ -193,6 +224,32 @@ def test_a_frozen_server_is_silence() -> None:
         assert config.get("a") == 1
         server.thaw()
         eventually_sync(lambda: config.get("a") == 2 and config.status.state == "live")
+
+
+def test_a_thawed_server_never_tells_of_a_revision_before_its_change() -> None:
+    with (
+        ConfigServer({"a": 0}, heartbeat_s=0.01) as server,
+        ConfigClient(server.url, tuning=FAST, cache_dir="off", heartbeat_s=5, **PATIENT) as config,
+    ):
+        config.wait_ready(20)
+        for n in range(1, 20):
+            server.freeze()
+            server.set("a", n)
+            server.thaw()
+            eventually_sync(lambda at=n + 1: (config.status.revision or 0) >= at)
+            assert config.get("a") == n
+
+
+def test_a_port_that_was_taken_meanwhile_is_an_error_and_leaves_nothing_running() -> None:
+    server = ConfigServer()
+    server.start()
+    port = int(server.url.rpartition(":")[2])
+    server.stop()
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(OSError):
+        server.start()
+    assert "configsvc-server" not in {thread.name for thread in threading.enumerate()}
+    with server:
+        assert server.url.endswith(f":{port}")
 
 
 def test_a_server_that_does_not_run_says_so() -> None:

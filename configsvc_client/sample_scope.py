@@ -1,0 +1,111 @@
+"""What a service would send about one scope whose values a test sets: checked as a service checks them, then messages.
+
+Knows neither who takes the messages nor how they travel; both are in `testing.py`.
+"""
+
+import math
+import random
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from configsvc_client import protocol, sse
+from configsvc_client.protocol import Baseline, Delta, Entry, EventId, Status
+from configsvc_client.view import copy_value
+
+MAX_NESTING = 100
+"""What a service takes."""
+
+
+def _entries(values: Mapping[str, Any]) -> dict[str, Entry]:
+    """Values as a service would hold them; raises `TypeError` or `ValueError` for what JSON has no word for."""
+    for key, value in values.items():
+        if not isinstance(key, str):
+            raise TypeError(f"a key is a string, not {key!r}")
+        _check_text("a key", key)
+        _check(key, value, 0)
+    return {key: Entry(value=copy_value(value)) for key, value in values.items()}
+
+
+def _check(where: str, value: Any, nesting: int) -> None:
+    if type(value) is dict or type(value) is list:
+        # Also what a list that holds itself comes to.
+        if nesting == MAX_NESTING:
+            raise ValueError(f"{where[:60]}…: nested deeper than {MAX_NESTING}")
+        for name, item in value.items() if type(value) is dict else enumerate(value):
+            if type(value) is list:
+                _check(f"{where}[{name}]", item, nesting + 1)
+                continue
+            if type(name) is not str:
+                raise TypeError(f"{where}: an object's keys are strings, not {name!r}")
+            _check_text(where, name)
+            _check(f"{where}.{name}", item, nesting + 1)
+    elif type(value) is float:
+        if not math.isfinite(value):
+            raise ValueError(f"{where}: JSON has no {value!r}")
+    elif type(value) is int:
+        if not -(2**63) <= value < 2**64:
+            raise ValueError(f"{where}: {value} has more than 64 bits")
+    elif type(value) is str:
+        _check_text(where, value)
+    elif value is not None and type(value) is not bool:
+        raise TypeError(
+            f"{where}: {type(value).__name__} is no JSON value; use dict, list, str, int, float, bool or None"
+        )
+
+
+def _check_text(where: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{where!r}: {text!r} holds half a surrogate pair, which is no UTF-8") from None
+
+
+class SampleScope:
+    """One scope, step by step; what it is at first is its revision 1."""
+
+    def __init__(self, values: Mapping[str, Any], namespace: str, environment: str) -> None:
+        self.namespace, self.environment = namespace, environment
+        self.epoch = f"{random.getrandbits(48):012x}"
+        self.revision = 1
+        self.entries = _entries(values)
+
+    @property
+    def id(self) -> str:
+        """Of what is sent now."""
+        return str(EventId(self.epoch, self.revision))
+
+    def baseline(self) -> Baseline:
+        """Everything."""
+        return Baseline(
+            namespace=self.namespace,
+            environment=self.environment,
+            epoch=self.epoch,
+            revision=self.revision,
+            entries=dict(self.entries),
+        )
+
+    def change(self, values: Mapping[str, Any], deleted: Iterable[str] = ()) -> Delta:
+        """One step; raises for a key to delete that is not there or is set as well, and changes nothing then."""
+        gone = list(deleted)
+        for key in gone:
+            if key in values:
+                raise ValueError(f"{key!r} is set and deleted in one step")
+            if key not in self.entries:
+                raise KeyError(key)
+        changed = _entries(values)
+        self.revision += 1
+        entries = {key: entry for key, entry in self.entries.items() if key not in gone} | changed
+        self.entries = entries
+        return Delta(revision=self.revision, set=changed, deleted=gone)
+
+    def status(self, state: str = "live") -> Status:
+        """How fresh it is said to be."""
+        return Status(revision=self.revision, state=state, since=protocol.format_time(datetime.now(UTC)))
+
+    def heartbeat(self, revision: int) -> bytes:
+        """A sign of life for a reader that was sent everything up to a revision: it must hear of no later one."""
+        status = msgspec.structs.replace(self.status(), revision=revision)
+        return sse.encode(protocol.STATUS, protocol.encode(status), str(EventId(self.epoch, revision)))

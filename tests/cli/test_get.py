@@ -165,7 +165,7 @@ def test_an_answer_that_may_be_old_says_so(tmp_path):
         ) as process:
             process.start()
             etcd.members[0].kill()
-            # Health is degraded as soon as etcd cannot be reached, an answer is old two heartbeats after the last proof.
+            # Health is degraded once etcd is not reached; an answer is old two heartbeats after the last proof.
             get = (*GET, "limit", "--url", process.url)
             until("it is stale", lambda: (done := run(*get, cwd=tmp_path)).stderr != "" or done.returncode != 0)
             done = run(*get, cwd=tmp_path)

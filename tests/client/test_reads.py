@@ -172,8 +172,8 @@ async def test_changes_are_iterated_over_in_a_loop() -> None:
 
 
 def test_status_is_told_at_each_step_also_at_the_one_that_time_makes(caplog: pytest.LogCaptureFixture) -> None:
-    gone, back = Wait(), Wait()
-    scripts: list[Any] = [[snapshot({"a": 1}, 1), status(1), gone, CUT], [back, status(1), HOLD]]
+    begin, gone, back = Wait(), Wait(), Wait()
+    scripts: list[Any] = [[begin, snapshot({"a": 1}, 1), status(1), gone, CUT], [back, status(1), HOLD]]
     with (
         Service(*scripts).run_in_thread() as service,
         ConfigClient(service.url, **OPTIONS, max_staleness_s=0.05) as client,
@@ -190,6 +190,8 @@ def test_status_is_told_at_each_step_also_at_the_one_that_time_makes(caplog: pyt
         client.on_status(heard)
         end = client.on_status(lambda status: told.clear())
         end()
+        # The first step is to be heard too, and a callback hears of what comes after it was registered.
+        begin.go()
         eventually_sync(lambda: told)
         assert client.get("a") == 1
         gone.go()
@@ -234,11 +236,12 @@ async def test_a_service_that_says_that_it_is_stale_is_heard_on_the_loop(caplog:
 
 
 def test_a_defect_is_told_as_stale(monkeypatch: pytest.MonkeyPatch) -> None:
-    go = Wait()
-    with Service([snapshot({"a": 1}, 1), go, status(1), HOLD]).run_in_thread() as service:
+    begin, go = Wait(), Wait()
+    with Service([begin, snapshot({"a": 1}, 1), go, status(1), HOLD]).run_in_thread() as service:
         client = ConfigClient(service.url, **OPTIONS)
         told: list[str] = []
         client.on_status(lambda status: told.append(status.state))
+        begin.go()
         client.wait_ready(10)
 
         def broken(_: Link) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -32,7 +33,6 @@ from tests.client.support import (
 )
 
 PAGE = Path(__file__).parents[2] / "docs/reference/failures.md"
-NOBODY = "http://127.0.0.1:9"
 READS = {"the last value": 1, "the new value": 2, "the file's value": 1, "the default": 0}
 QUICK = Backoff(base_s=0.01, cap_s=0.05)
 TUNING = Tuning(backoff=QUICK, slow_backoff=QUICK, connect_timeout_s=0.5, believe_after_s=1000, first_poll_after_s=0.1)
@@ -99,8 +99,13 @@ class World:
         return file
 
     def start_without(self, **more: Any) -> None:
-        """A start while nobody answers."""
-        self.connect(NOBODY, ready=False, **{"cache_dir": self.folder, "start_timeout_s": 0.3, **more})
+        """A start while nobody answers. Somebody listens, so that nothing is decided before callbacks are there."""
+        silent = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        self.connect(
+            f"http://127.0.0.1:{silent.getsockname()[1]}",
+            ready=False,
+            **{"cache_dir": self.folder, "start_timeout_s": 0.3, **more},
+        )
         self.client.get("a", default=0)
 
 

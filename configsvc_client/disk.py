@@ -160,8 +160,13 @@ class Files:
             content = encode(proof, now)
             if len(content) > self._max_bytes:
                 raise ValueError(f"the state has {len(content)} bytes, and tuning.max_event_bytes bounds it")
-            self._make_folder()
-            _replace(path, content, may)
+            try:
+                self._make_folder()
+                _replace(path, content, may)
+            except FileNotFoundError:
+                # The folder was removed meanwhile.
+                self._make_folder()
+                _replace(path, content, may)
         if self._remembers:
             self._remember(snapshot.namespace, snapshot.environment)
 

@@ -5,6 +5,10 @@ Pure: times are handed in, monotonic seconds. Knows neither the state nor who pr
 
 from typing import Literal, NamedTuple
 
+LATE = 1.25
+"""A proof may be this much later than heartbeats make it due: a stream is silent for those before it is given up, and
+the next address needs a moment to show itself."""
+
 
 class View(NamedTuple):
     """How fresh the state is; `since` is monotonic."""
@@ -75,7 +79,8 @@ class Freshness:
         age_s = self.age_s(now)
         if self.proved_at is None or age_s is None or not self.is_proved:
             return View("connecting", self._since, age_s)
-        if self._link_live:
+        if self._link_live and age_s <= LATE * heartbeats_s:
+            # Later than that, whoever would have noticed was asleep: a blocked loop, a suspended process.
             return View("live", self._since, 0.0)
         limit_s = self._max_staleness_s
         if limit_s is None:

@@ -29,7 +29,7 @@ import msgspec
 from configsvc_client.addresses import Addresses
 from configsvc_client.doubt import Doubt
 from configsvc_client.errors import Kind, LinkError, printable
-from configsvc_client.freshness import Freshness, View
+from configsvc_client.freshness import LATE, Freshness, View
 from configsvc_client.options import Endpoint, Options
 from configsvc_client.poll import Answer, Ask, Polls, etag_of
 from configsvc_client.protocol import (
@@ -121,6 +121,8 @@ class Session:
         self._poll_error = ""
         self._etag: tuple[Snapshot, str] | None = None
         self._freshness = Freshness(options.max_staleness_s, now)
+        self._silent_s: float | None = None
+        """For how long a proof counts since a silence, which makes the next one longer, but no state fresher."""
 
     def __repr__(self) -> str:
         is_up = self._opened_at is not None or self._freshness.is_live
@@ -162,6 +164,7 @@ class Session:
         self._doubt.left.extend(epoch for epoch in other._doubt.left if epoch != own.epoch)
         self._resume = other._resume
         self._freshness.inherit(other._freshness)
+        self._silent_s = other._silent_s
 
     def forget_counts(self) -> None:
         """Count from nothing, in another process."""
@@ -252,6 +255,7 @@ class Session:
         silence_s = self._silence_s()
         # Perhaps it is slower than was thought, and giving it up again and again would never let it show.
         if not self._polls.is_answered(self._active_at):
+            self._silent_s = self._silent_s or LATE * silence_s
             self.heartbeat_s = min(2 * self.heartbeat_s, MAX_HEARTBEAT_S)
         return LinkError("stalled", f"nothing arrived for {silence_s:.1f} s")
 
@@ -417,10 +421,14 @@ class Session:
             if id is not None and self.position is not None:
                 self._heard_proof(now)
             return
+        if state == "starting":
+            # It has nothing yet, so it knows nothing against the state: that ages as if nobody was there.
+            self._freshness.lost()
+        else:
+            self._freshness.said_stale(now)
         self._heard_not_live(f"{state} since {status.since}", now)
 
     def _heard_not_live(self, what: str, now: float) -> None:
-        self._freshness.said_stale(now)
         if self._not_live_since is None:
             self._not_live_since = now
         self.last_error = printable(f"{self.endpoint.url}: the service is {what}")
@@ -498,6 +506,7 @@ class Session:
             self._freshness.proved_by(now - answer.staleness_s)
             self._doubt.end()
             self.service_state = "stale"
+            self._freshness.said_stale(now)
             self._heard_not_live("stale", now)
         return Outcome(self.snapshot if changed else None, notice)
 
@@ -520,7 +529,8 @@ class Session:
 
     def _proved(self, now: float) -> None:
         """The service has shown that the state is the newest it knows, and no older than what was held."""
-        self._freshness.proved(now, MISSED_HEARTBEATS * self.heartbeat_s)
+        self._freshness.proved(now, self._counts_s)
+        self._silent_s = None
         self._doubt.end()
         self._not_live_since = None
         self._patience = 0
@@ -529,13 +539,18 @@ class Session:
         if not self._proved_here:
             self._proved_here, self._well_since = True, now
 
+    @property
+    def _counts_s(self) -> float:
+        """For how long a proof counts."""
+        return self._silent_s or MISSED_HEARTBEATS * self.heartbeat_s
+
     def view(self, now: float) -> View:
         """How fresh the state is at this moment; the step to stale needs no event to happen."""
-        return self._freshness.view(now, MISSED_HEARTBEATS * self.heartbeat_s)
+        return self._freshness.view(now, self._counts_s)
 
     def stale_in_s(self, now: float) -> float | None:
         """After how long the state turns stale by time alone; None where it does not, or has."""
-        return self._freshness.stale_in_s(now, MISSED_HEARTBEATS * self.heartbeat_s)
+        return self._freshness.stale_in_s(now, self._counts_s)
 
     @property
     def proved_at(self) -> float | None:

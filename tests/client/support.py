@@ -74,11 +74,12 @@ class Hold:
 
 
 class Beat:
-    """A step: send the bytes again and again, until the client goes."""
+    """A step: send the bytes again and again, until the client goes or the test says so."""
 
-    def __init__(self, data: bytes, every_s: float = 0.05) -> None:
+    def __init__(self, data: bytes, every_s: float = 0.05, *, until: "Wait | None" = None) -> None:
         self.data = data
         self.every_s = every_s
+        self.until = until or Wait()
 
 
 class Cut:
@@ -93,6 +94,10 @@ class Wait:
 
     def go(self) -> None:
         self._may_go = True
+
+    @property
+    def may_go(self) -> bool:
+        return self._may_go
 
     async def wait(self) -> None:
         while not self._may_go:
@@ -201,7 +206,7 @@ async def play(request: web.Request, script: list[Any]) -> web.StreamResponse:
             elif isinstance(step, Wait):
                 await step.wait()
             elif isinstance(step, Beat):
-                while True:
+                while not step.until.may_go:
                     await response.write(step.data)
                     await asyncio.sleep(step.every_s)
             elif isinstance(step, Hold):

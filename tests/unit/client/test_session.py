@@ -189,9 +189,13 @@ def test_a_service_that_is_behind_is_heard_and_the_state_stays(said: str) -> Non
     link.event(status(3, said, with_id=said == "stale"))
     assert link.values == {"a": 1}
     assert link.session.position == EventId(EPOCH, 9)
-    assert link.state == "stale"
+    # One that starts knows nothing against the state, which is as fresh as if nobody was there.
+    assert link.state == ("live" if said == "starting" else "stale")
     assert link.session.service_state in (said, "behind")
     assert "service is" in (link.session.last_error or "")
+    if said == "starting":
+        link.now += 2 * link.session.heartbeat_s + 0.1
+        assert link.state == "stale"
     link.event(status(9))
     assert link.state == "live"
 
@@ -410,6 +414,34 @@ def test_a_service_that_is_slower_than_expected_shows_in_the_end() -> None:
     else:
         pytest.fail("gave up too early each time")
     assert link.session.heartbeat_s <= 60
+
+
+def test_a_silence_makes_the_next_one_longer_and_the_state_no_fresher() -> None:
+    link = Link(heartbeat_s=2, urls=2)
+    link.event(snapshot({}, 1))
+    link.now = link.session.deadline()
+    link.session.lost(link.session.overdue(), link.now)
+    assert link.session.heartbeat_s == 4
+    # The next address has a moment to show that it is well.
+    assert link.state == "live"
+    link.now += 1.01
+    assert link.state == "stale"
+    link.session.opened(link.now)
+    link.event(status(1))
+    link.lost()
+    link.now += 7
+    assert link.state == "live"
+
+
+def test_a_link_that_nobody_looked_after_is_not_live() -> None:
+    link = Link(heartbeat_s=2)
+    link.event(snapshot({}, 1))
+    link.now += 5
+    assert link.state == "live"
+    link.now += 0.1
+    assert link.session.view(link.now) == ("stale", 104.0, pytest.approx(5.1))
+    link.event(status(1))
+    assert link.state == "live"
 
 
 def test_a_service_that_is_not_live_is_left_for_another_one_if_there_is_one_but_not_hectically() -> None:

@@ -8,7 +8,7 @@ from configsvc_client.protocol import Baseline, encode
 from configsvc_client.sse import encode as encode_sse
 from tests.client.support import CUT, HOLD, OTHER_EPOCH, Beat, Service, answer, change, snapshot, state, status
 from tests.failures.page import AFTER
-from tests.failures.world import KINDS, World, scenario
+from tests.failures.world import CALM, KINDS, World, scenario
 
 Steps = Generator[None, None, None]
 
@@ -55,9 +55,8 @@ def says_stale(world: World) -> Steps:
 
 @scenario("the service shows another epoch: etcd was restored")
 def another_epoch(world: World) -> Steps:
-    theirs = [snapshot({"a": 2}, 2, epoch=OTHER_EPOCH), Beat(status(2, epoch=OTHER_EPOCH), until=world.done)]
-    more = [change(3, {"a": AFTER}, epoch=OTHER_EPOCH), Beat(status(3, epoch=OTHER_EPOCH))]
-    world.serve([*theirs, *more])
+    theirs = [snapshot({"a": 2}, 2, epoch=OTHER_EPOCH), Beat(status(2, epoch=OTHER_EPOCH))]
+    world.serve(theirs, more=lambda _: CALM)
     world.go()
     yield
 
@@ -111,7 +110,7 @@ def token_goes(world: World) -> Steps:
 def token_rotates(world: World) -> Steps:
     token: Path = world.folder / "token"
     token.write_text("old")
-    world.serve([CUT], [Beat(status(5))], more=lambda _: {"token_file": token})
+    world.serve([CUT], [Beat(status(5))], more=lambda _: {"token_file": token, **CALM})
     token.write_text("new")
     world.go()
     yield
@@ -122,4 +121,5 @@ def token_rotates(world: World) -> Steps:
 @scenario("a value of another type is stored")
 def another_type(world: World) -> Steps:
     after = [change(50, {"a": AFTER}), Beat(status(50))]
-    yield from until_the_end(world, [change(6, {"a": "1"}), Beat(status(6), until=world.done), *after])
+    stored = change(6, {"a": "1"})
+    yield from until_the_end(world, [stored, Beat(status(6), until=world.done), *after], more=lambda _: CALM)

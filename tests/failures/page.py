@@ -9,6 +9,7 @@ READS = {"the last value": 1, "the new value": 2, "the file's value": 1, "the de
 """What a scenario's key reads as; once the failure is over it is always `AFTER`."""
 AFTER = 9
 _COLUMNS = ("reads", "`status`", "callbacks", "log", "what ends it")
+_STATES = re.compile(r"`on_status`: ((?:`\w+`(?:, )?)+)")
 _LINE = re.compile(r"\b(INFO|WARNING|ERROR) `([^`]+)`")
 
 
@@ -60,15 +61,17 @@ def _row(name: str, reads: str, status: str, callbacks: str, log: str, ends: str
     during = _told(callbacks, log)
     assert callbacks == "none" or during.changes or during.states, name
     assert log == "none" or during.lines, name
-    after = None if ends == "nothing has to" else _told(ends, ends)
+    after = None if ends == "nothing has to" else _told(ends, "")
     # The value that ends a scenario is told like any other.
     return Row(name, READS[reads], re.findall(r"`(\w+)`", status), during, after and after._replace(changes=1))
 
 
 def _told(callbacks: str, log: str) -> Told:
-    states = re.search(r"`on_status`: ((?:`\w+`(?:, )?)+)", callbacks)
+    states = _STATES.search(callbacks)
+    unread = re.sub(r"`on_change`", "", _STATES.sub("", _LINE.sub("", f"{callbacks} {log}")))
+    assert "`" not in unread, f"not understood: {unread}"
     return Told(
         changes=callbacks.count("`on_change`"),
         states=re.findall(r"`(\w+)`", states[1]) if states else [],
-        lines=[f"{level} {text}" for level, text in _LINE.findall(log)],
+        lines=[f"{level} {text}" for level, text in _LINE.findall(f"{callbacks} {log}")],
     )

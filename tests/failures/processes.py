@@ -69,7 +69,7 @@ def freezes(world: World) -> Steps:
 
 @scenario("the service restarts within two heartbeats")
 def restarts(world: World) -> Steps:
-    process, _ = service(world, world.etcd(), heartbeat_s=5)
+    process, _ = service(world, world.etcd(), heartbeat_s=3)
     process.stop()
     process.start()
     yield

@@ -12,7 +12,7 @@ import pytest
 
 from configsvc_client import AsyncConfigClient
 from tests.client.support import Beat, change, eventually_sync, status
-from tests.failures.world import HEARTBEAT_S, World, jump_clock, scenario
+from tests.failures.world import CALM, HEARTBEAT_S, World, jump_clock, scenario
 
 Steps = Generator[None, None, None]
 YEARS_S = 10 * 365 * 86_400
@@ -20,7 +20,7 @@ YEARS_S = 10 * 365 * 86_400
 
 @scenario("a callback raises")
 def callback_raises(world: World) -> Steps:
-    world.serve([change(6, {"a": 2}), Beat(status(6))])
+    world.serve([change(6, {"a": 2}), Beat(status(6))], more=lambda _: CALM)
 
     def broken(_: object) -> None:
         raise RuntimeError("from the application")
@@ -32,7 +32,7 @@ def callback_raises(world: World) -> Steps:
 
 
 def jump(world: World, seconds: float) -> Steps:
-    world.serve_well()
+    world.serve_well(heartbeat_s=0.5)
     jump_clock(world.monkeypatch, seconds)
     revisions = [seat.client.status.revision for seat in world.seats]
     # Until all was proved again, so that whatever looks at the wrong clock has had its chance.
@@ -42,6 +42,12 @@ def jump(world: World, seconds: float) -> Steps:
         eventually_sync(lambda seat=seat, before=before: seat.client.status.revision > before)
         assert seat.client.status.age_s == 0
     yield
+    # It is as good at seeing that nobody is there any more.
+    for server in world.servers:
+        server.stop()
+    for seat in world.seats:
+        eventually_sync(lambda seat=seat: seat.status() == ["stale", "memory"])
+        assert 0 < seat.client.status.age_s < 60
 
 
 @scenario("the wall clock jumps ten years ahead")
@@ -84,7 +90,7 @@ def small_disks(world: World) -> list[Path]:
 
 
 def keeping(folders: list[Path]) -> Any:
-    return lambda number: {"cache_dir": folders[number]}
+    return lambda number: {"cache_dir": folders[number], **CALM}
 
 
 @scenario("the disk of the last-known-good file is full")

@@ -20,13 +20,12 @@ def start_without(world: World, *, folders: list[Path] | None = None, freeze: bo
         server = ConfigServer({"a": AFTER}, **NAMES)
         world.stack.enter_context(server)
         world.servers.append(server)
-        url = server.url
-        if freeze:
-            server.freeze()
-        else:
-            server.stop()
+        # Silent at first, so that nothing is decided before callbacks are registered.
+        server.freeze()
         cache = folders[number] if folders else "off"
-        seat = world.connect(kind, url, is_up=False, **{"cache_dir": cache, "start_timeout_s": 0.3, **more})
+        seat = world.connect(kind, server.url, is_up=False, **{"cache_dir": cache, "start_timeout_s": 0.3, **more})
+        if not freeze:
+            server.stop()
         seat.call(seat.client.get, "a", default=0)
     yield
     for server in world.servers:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 from configsvc_client import fork, values
 from configsvc_client.callbacks import Callback, StatusCallback
@@ -255,7 +255,7 @@ class AsyncConfigClient:
 
     # ---- lifetime -----------------------------------------------------------------------------------------------
 
-    async def __aenter__(self) -> "AsyncConfigClient":
+    async def __aenter__(self) -> Self:
         self._start()
         return self
 

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 from configsvc_client import values
 from configsvc_client.callbacks import Callback, StatusCallback
@@ -273,7 +273,7 @@ class ConfigClient:
 
     # ---- lifetime -----------------------------------------------------------------------------------------------
 
-    def __enter__(self) -> "ConfigClient":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -1,6 +1,7 @@
 """What applications test with: it answers as the real client does."""
 
 import asyncio
+import http.client
 import socket
 import threading
 import time
@@ -252,6 +253,80 @@ def test_a_thawed_server_never_tells_of_a_revision_before_its_change() -> None:
                 sent = held
             elif name == "event":
                 assert held <= sent
+
+
+def ask(url: str, **headers: str) -> http.client.HTTPResponse:
+    """One GET on a connection of its own, errors included."""
+    host, path = url.removeprefix("http://").split("/", 1)
+    connection = http.client.HTTPConnection(host, timeout=20)
+    connection.request("GET", f"/{path}", headers={name.replace("_", "-"): value for name, value in headers.items()})
+    return connection.getresponse()
+
+
+def first_events(url: str, n: int, **headers: str) -> list[tuple[str, Any]]:
+    """The first events of a stream: name and data."""
+    found: list[tuple[str, Any]] = []
+    name = ""
+    with ask(url, **headers) as stream:
+        while len(found) < n:
+            field, _, text = stream.readline().decode().strip().partition(": ")
+            if field == "event":
+                name = text
+            elif field == "data":
+                found.append((name, msgspec.json.decode(text)))
+    return found
+
+
+def test_a_reader_resumes_with_what_it_missed_or_else_gets_everything() -> None:
+    with ConfigServer({"a": 0}) as server:
+        watch = f"{server.url}/v1/watch/test/test"
+        (_, start), _ = first_events(watch, 2)
+        server.set("a", 1)
+        server.update({"b": 2}, ["a"])
+        missed = first_events(watch, 3, Last_Event_ID=f"{start['epoch']}:{start['revision']}")
+        assert [name for name, _ in missed] == ["change", "change", "status"]
+        assert [(sorted(data.get("set", {})), data["deleted"]) for _, data in missed[:2]] == [
+            (["a"], []),
+            (["b"], ["a"]),
+        ]
+        newest = missed[1][1]["revision"]
+        assert [name for name, _ in first_events(watch, 1, Last_Event_ID=f"{start['epoch']}:{newest}")] == ["status"]
+        # Of another history, of the future, of no sense.
+        for strange in (f"{'0' * 12}:{newest}", f"{start['epoch']}:{newest + 1}", "x"):
+            (name, data), (_, status) = first_events(watch, 2, Last_Event_ID=strange)
+            assert (name, sorted(data["entries"]), status["state"]) == ("snapshot", ["b"], "live")
+
+
+def test_the_read_that_clients_poll_with() -> None:
+    with ConfigServer({"a": 1}) as server:
+        read_url = f"{server.url}/v1/config/test/test"
+        with ask(f"{read_url}?view=entries") as answer:
+            tag = answer.headers["ETag"]
+            assert msgspec.json.decode(answer.read())["entries"]["a"]["value"] == 1
+        with ask(read_url) as answer:
+            assert msgspec.json.decode(answer.read())["values"] == {"a": 1}
+        with ask(read_url, If_None_Match=tag) as answer:
+            assert (answer.status, answer.read()) == (304, b"")
+        server.set("a", 2)
+        with ask(read_url, If_None_Match=tag) as answer:
+            assert (answer.status, msgspec.json.decode(answer.read())["values"]) == (200, {"a": 2})
+        with ask(f"{server.url}/v1/config/other/test") as answer:
+            assert answer.status == 404
+
+
+def test_its_metrics_are_those_of_the_real_client() -> None:
+    with ConfigServer({"a": 1}) as server, ConfigClient(server.url, tuning=FAST, cache_dir="off", **PATIENT) as real:
+        static = StaticConfig({"a": 1})
+        for config in (static, real):
+            config.wait_ready(20)
+            config.get("a")
+            config.get_str("a", None)
+        named = [
+            {(one.name, tuple(sorted(one.labels.items()))) for one in config.metrics()} for config in (static, real)
+        ]
+        assert {name for name, _ in named[0]} == {name for name, _ in named[1]}
+        assert static.status.reads == real.status.reads
+        assert static.status.invalid_values == real.status.invalid_values == 1
 
 
 def test_a_port_that_was_taken_meanwhile_is_an_error_and_leaves_nothing_running() -> None:

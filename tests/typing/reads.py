@@ -19,6 +19,7 @@ from configsvc_client import (
     ConfigClient,
     Sample,
 )
+from configsvc_client.testing import AsyncStaticConfig, StaticConfig
 
 
 class Pool(msgspec.Struct):
@@ -97,6 +98,19 @@ async def asynchronous(config: AsyncConfigClient) -> None:
 
     assert_type(config.on_change(heard, "k"), Callable[[], None])
     assert_type(config.metrics(), list[Sample])
+
+
+async def in_tests(static: StaticConfig, twin: AsyncStaticConfig) -> None:
+    scalars(static)
+    anything(static)
+    rest(static)
+    await asynchronous(twin)
+    assert_type(static.update({"k": 1}, ["j"]), None)
+    assert_type(await twin.set("k", [1]), None)
+    with StaticConfig({"k": 1}) as entered:
+        assert_type(entered, StaticConfig)
+    async with AsyncStaticConfig() as entered_twin:
+        assert_type(entered_twin, AsyncStaticConfig)
 
 
 async def wrong(config: ConfigClient, twin: AsyncConfigClient) -> None:

@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import msgspec
 
+from configsvc_client.doubt import Proof
 from configsvc_client.lastgood import (
     DAMAGED,
     MAX_HEAD_BYTES,
@@ -38,7 +39,6 @@ from configsvc_client.lastgood import (
     state_name,
 )
 from configsvc_client.options import CacheFolder, Options
-from configsvc_client.session import Proof
 
 if sys.platform != "win32":
     import fcntl

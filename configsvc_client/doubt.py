@@ -5,11 +5,29 @@ one that lags there are better ones, or it catches up. Pure: times are handed in
 """
 
 from collections import deque
+from collections.abc import Container
+from typing import NamedTuple
 
 from configsvc_client.errors import LinkError
 from configsvc_client.protocol import EventId
+from configsvc_client.snapshot import Snapshot
 
 MAX_LEFT_EPOCHS = 16
+
+
+class Proof(NamedTuple):
+    """A state, the position up to which it is proved, how long ago it was, and which histories came before."""
+
+    snapshot: Snapshot
+    position: EventId
+    age_s: float
+    left: tuple[str, ...] = ()
+
+    def is_before(self, position: EventId, left: Container[str]) -> bool:
+        """Whether this is a step back from a position that came after those histories."""
+        if self.position.epoch == position.epoch:
+            return self.position.revision < position.revision
+        return self.position.epoch in left
 
 
 class Doubt:

@@ -17,9 +17,9 @@ from random import Random
 from typing import NamedTuple
 
 from configsvc_client.disk import Files
+from configsvc_client.doubt import Proof
 from configsvc_client.lastgood import REFRESH_S
 from configsvc_client.protocol import EventId
-from configsvc_client.session import Proof
 
 logger = logging.getLogger("configsvc_client")
 

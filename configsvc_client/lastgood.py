@@ -18,8 +18,8 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from configsvc_client.doubt import Proof
 from configsvc_client.protocol import Entry, EventId, parse_event_id
-from configsvc_client.session import Proof
 from configsvc_client.snapshot import Snapshot
 
 FORMAT = 1

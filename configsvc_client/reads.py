@@ -6,6 +6,7 @@ there is no lock, because a state is immutable and what is logged twice by two t
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -35,7 +36,7 @@ class Tally:
         self.n = 0
 
 
-class Reads:
+class Reads(ABC):
     """Answers from the session's snapshot. Its heir says when another one, or none, is to be taken."""
 
     session: Session
@@ -71,13 +72,13 @@ class Reads:
         self._proved = self._live if is_live else self._memory
         self.serving = self._proved
 
+    @abstractmethod
     def _answering(self) -> Snapshot | None:
         """The state that a read is answered from. Sets `serving` once it may be."""
-        raise NotImplementedError
 
+    @abstractmethod
     def why_nothing(self) -> str:
         """A sentence for an error: why there is no state."""
-        raise NotImplementedError
 
     def _count(self) -> None:
         tally = self.serving or self._disk

@@ -20,36 +20,20 @@ The rules:
 
 import math
 from collections import Counter
-from collections.abc import Container
 from random import Random
 from typing import Literal, NamedTuple
 
-import msgspec
-
 from configsvc_client.addresses import Addresses
-from configsvc_client.doubt import Doubt
+from configsvc_client.doubt import Doubt, Proof
 from configsvc_client.errors import Kind, LinkError, printable
-from configsvc_client.freshness import LATE, Freshness, View
+from configsvc_client.events import read_change, read_snapshot, read_status
+from configsvc_client.freshness import Freshness, View
 from configsvc_client.options import Endpoint, Options
 from configsvc_client.poll import Answer, Ask, Polls, etag_of
-from configsvc_client.protocol import (
-    CHANGE,
-    SNAPSHOT,
-    STATUS,
-    Baseline,
-    EventId,
-    decode_baseline,
-    decode_delta,
-    decode_status,
-    parse_event_id,
-)
+from configsvc_client.protocol import CHANGE, SNAPSHOT, STATUS, Baseline, EventId
+from configsvc_client.pulse import Pulse
 from configsvc_client.snapshot import Snapshot
 from configsvc_client.sse import Event
-
-MAX_HEARTBEAT_S = 60.0
-MAX_PATIENCE_S = 60.0
-MIN_LEARNED_HEARTBEAT_S = 1.0
-MISSED_HEARTBEATS = 2
 
 
 class Attempt(NamedTuple):
@@ -69,21 +53,6 @@ class Outcome(NamedTuple):
 _NOTHING = Outcome()
 
 
-class Proof(NamedTuple):
-    """A state, the position up to which it is proved, how long ago it was, and which histories came before."""
-
-    snapshot: Snapshot
-    position: EventId
-    age_s: float
-    left: tuple[str, ...] = ()
-
-    def is_before(self, position: EventId, left: Container[str]) -> bool:
-        """Whether this is a step back from a position that came after those histories."""
-        if self.position.epoch == position.epoch:
-            return self.position.revision < position.revision
-        return self.position.epoch in left
-
-
 class Session:
     """One scope as one client holds it, over any number of connections to any of the addresses."""
 
@@ -94,7 +63,6 @@ class Session:
         self.position: EventId | None = None
         self.last_error: str | None = None
         self.service_state: str | None = None
-        self.heartbeat_s = options.heartbeat_s
         self.connections = 0
         """Streams that were opened."""
         self.failures: Counter[Kind] = Counter()
@@ -107,12 +75,9 @@ class Session:
         self._resume = True
         # This connection.
         self._opened_at: float | None = None
-        self._active_at = now
-        self._status_at: float | None = None
-        self._not_live_since: float | None = None
+        self._pulse = Pulse(options.heartbeat_s, now)
         self._proved_here = False
         self._well_since = now
-        self._patience = 0
         # Polls beside it. The stream itself has come to `_floor`; polls brought what is between that and the position.
         self._polls = Polls(options, random)
         self._polls.at(self.endpoint)
@@ -121,8 +86,6 @@ class Session:
         self._poll_error = ""
         self._etag: tuple[Snapshot, str] | None = None
         self._freshness = Freshness(options.max_staleness_s, now)
-        self._silent_s: float | None = None
-        """For how long a proof counts since a silence, which makes the next one longer, but no state fresher."""
 
     def __repr__(self) -> str:
         is_up = self._opened_at is not None or self._freshness.is_live
@@ -133,6 +96,11 @@ class Session:
     def endpoint(self) -> Endpoint:
         """The address that is being used or tried."""
         return self._addresses.current
+
+    @property
+    def heartbeat_s(self) -> float:
+        """How often the service is expected to speak."""
+        return self._pulse.heartbeat_s
 
     @property
     def transport(self) -> Literal["stream", "polling"]:
@@ -151,7 +119,8 @@ class Session:
     def inherit(self, other: "Session") -> None:
         """Begin with what another session holds, wherever it was interrupted: in a forked process, on a new loop."""
         self.namespace, self.environment = other.namespace, other.environment
-        self.last_error, self.heartbeat_s = other.last_error, other.heartbeat_s
+        self.last_error = other.last_error
+        self._pulse.inherit(other._pulse)
         self.connections, self.failures = other.connections, other.failures
         self._addresses.inherit(other._addresses)
         self.snapshot, held = other.snapshot, other.position
@@ -164,7 +133,6 @@ class Session:
         self._doubt.left.extend(epoch for epoch in other._doubt.left if epoch != own.epoch)
         self._resume = other._resume
         self._freshness.inherit(other._freshness)
-        self._silent_s = other._silent_s
 
     def forget_counts(self) -> None:
         """Count from nothing, in another process."""
@@ -212,7 +180,7 @@ class Session:
 
     def asked(self, now: float) -> None:
         """A stream is being opened."""
-        self._active_at = now
+        self._pulse.active_at = now
         self._opened_at = None
         self._floor = self.position
         self._polled_here = False
@@ -220,16 +188,16 @@ class Session:
 
     def opened(self, now: float) -> None:
         """A service has answered with a stream."""
-        self._opened_at = self._active_at = now
+        self._opened_at = now
+        self._pulse.opened(now)
         self.connections += 1
-        self._status_at = None
         if not self._polls.is_polling:
-            self._not_live_since = None
+            self._pulse.begin_anew()
             self.service_state = None
 
     def active(self, now: float) -> None:
         """Bytes of an event arrived: a long snapshot over a slow line is no silence."""
-        self._active_at = now
+        self._pulse.active_at = now
 
     def deadline(self) -> float:
         """When this connection is to be given up unless an event moves it on."""
@@ -237,35 +205,28 @@ class Session:
         return self._silent_at() if self._polls.is_polling else min(self._silent_at(), self._impatient_at())
 
     def _silent_at(self) -> float:
-        return self._active_at + self._silence_s()
-
-    def _silence_s(self) -> float:
-        return MISSED_HEARTBEATS * min(self.heartbeat_s * self._polls.patience, MAX_HEARTBEAT_S)
+        return self._pulse.active_at + self._pulse.silence_s(self._polls.patience)
 
     def _impatient_at(self) -> float:
-        """When to look for a service that is live; more and more seldom as long as none is found."""
-        if self._not_live_since is None or len(self._options.endpoints) == 1:
-            return math.inf
-        return self._not_live_since + min(MISSED_HEARTBEATS * self.heartbeat_s * 2.0**self._patience, MAX_PATIENCE_S)
+        """When to look for a service that is live, where there is another one."""
+        return math.inf if len(self._options.endpoints) == 1 else self._pulse.impatient_at()
 
     def overdue(self) -> LinkError:
         """Why the connection is given up at `deadline`."""
         if not self._polls.is_polling and self._impatient_at() < self._silent_at():
             return self._not_live()
-        silence_s = self._silence_s()
-        # Perhaps it is slower than was thought, and giving it up again and again would never let it show.
-        if not self._polls.is_answered(self._active_at):
-            self._silent_s = self._silent_s or LATE * silence_s
-            self.heartbeat_s = min(2 * self.heartbeat_s, MAX_HEARTBEAT_S)
+        silence_s = self._pulse.silence_s(self._polls.patience)
+        if not self._polls.is_answered(self._pulse.active_at):
+            self._pulse.missed(silence_s)
         return LinkError("stalled", f"nothing arrived for {silence_s:.1f} s")
 
     def _not_live(self) -> LinkError:
-        self._patience = min(self._patience + 1, 8)
+        self._pulse.looked_elsewhere()
         return LinkError("not_live", f"the service is {self.service_state}, another one may not be")
 
     def stream_lost(self, error: LinkError, now: float) -> float | None:
         """A stream failed: the delay before the next one here, where polls are answered; None to leave the address."""
-        delay = self._polls.stream_lost(error, self._active_at, self.heartbeat_s, now)
+        delay = self._polls.stream_lost(error, self._pulse.active_at, self.heartbeat_s, now)
         if delay is not None:
             self.failures[error.kind] += 1
             if error.kind == "garbage":
@@ -273,7 +234,7 @@ class Session:
             self._opened_at = None
             if self._polls.is_polling:
                 # What bunches of late heartbeats have taught is worth nothing.
-                self.heartbeat_s = self._polls.interval_s
+                self._pulse.heartbeat_s = self._polls.interval_s
             self.last_error = f"{self.endpoint.url}: {error.detail}; polls are answered"
         return delay
 
@@ -293,7 +254,7 @@ class Session:
         self.service_state = "draining" if error.kind == "draining" else None
         delay = self._addresses.lost(error, worked=self._proved_here, is_start=not self.is_proved)
         self._proved_here = self._polled_here = False
-        self._not_live_since = None
+        self._pulse.begin_anew()
         self._floor = self.position
         self._polls.at(self.endpoint)
         ends_in_s = self._doubt.ends_in_s(now)
@@ -308,13 +269,10 @@ class Session:
 
     def receive(self, event: Event, now: float) -> Outcome:
         """Apply an event; raises `LinkError` where the connection is to be left. Unknown events do nothing."""
-        self._active_at = now
+        self._pulse.active_at = now
         self._polls.heard()
         was_proved = self.is_proved
-        try:
-            outcome = self._receive(event, now)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise LinkError("garbage", f"event {event.event!r} does not read: {error}") from error
+        outcome = self._receive(event, now)
         # Not reached while draining: that `retry` is for one time.
         if event.retry is not None:
             self._addresses.retry_s = event.retry / 1000
@@ -333,15 +291,7 @@ class Session:
         return _NOTHING
 
     def _snapshot(self, event: Event, now: float) -> Outcome:
-        baseline = decode_baseline(event.data)
-        if (baseline.namespace, baseline.environment) != (self.namespace, self.environment):
-            raise LinkError(
-                "garbage", f"snapshot of {baseline.namespace}/{baseline.environment}, which was not asked for"
-            )
-        # An id of its own is optional; the epoch has to be one that an id can be made of.
-        position = parse_event_id(event.id or f"{baseline.epoch}:{baseline.revision}")
-        if position is None or position.epoch != baseline.epoch or position.revision < baseline.revision:
-            raise LinkError("garbage", f"snapshot {baseline.epoch}:{baseline.revision} with id {event.id!r}")
+        baseline, position = read_snapshot(event, (self.namespace, self.environment))
         if self._overtaken(position):
             return _NOTHING
         notice = self._doubt.look(position, self.position, now)
@@ -381,13 +331,9 @@ class Session:
         return not is_same
 
     def _change(self, event: Event, now: float) -> Outcome:
-        delta = decode_delta(event.data)
-        if self.snapshot is None or self.position is None:
-            raise LinkError("garbage", "change before any snapshot")
-        id = parse_event_id(event.id or f"{self.position.epoch}:{delta.revision}")
-        if id is None or id.epoch != self.position.epoch:
-            raise LinkError("garbage", f"change with id {event.id!r} for a state at {self.position}")
-        id = EventId(id.epoch, max(id.revision, delta.revision))
+        delta, id = read_change(event, self.position)
+        assert self.snapshot is not None
+        assert self.position is not None
         if id.revision < self.position.revision:
             return _NOTHING
         old = self.snapshot
@@ -397,13 +343,12 @@ class Session:
         return Outcome(self.snapshot) if self.snapshot is not old else _NOTHING
 
     def _status(self, event: Event, now: float) -> None:
-        status = decode_status(event.data)
-        self._learn_heartbeat(now)
+        status, id = read_status(event, self.position)
+        gap = self._pulse.beat(now)
+        self._polls.beat(gap, self.heartbeat_s)
+        self._pulse.learn(gap)
         state = status.state
-        id = parse_event_id(event.id)
         if id is not None and self.position is not None:
-            if id.epoch != self.position.epoch:
-                raise LinkError("garbage", f"status with id {id} for a state at {self.position}")
             if self._overtaken(id):
                 return
             if id.revision < self.position.revision:
@@ -418,7 +363,7 @@ class Session:
             retry_s = self._addresses.retry_s if event.retry is None else event.retry / 1000
             raise LinkError("draining", "the service is shutting down", retry_after_s=retry_s)
         if state == "live":
-            if id is not None and self.position is not None:
+            if id is not None:
                 self._heard_proof(now)
             return
         if state == "starting":
@@ -429,8 +374,7 @@ class Session:
         self._heard_not_live(f"{state} since {status.since}", now)
 
     def _heard_not_live(self, what: str, now: float) -> None:
-        if self._not_live_since is None:
-            self._not_live_since = now
+        self._pulse.not_live(now)
         self.last_error = printable(f"{self.endpoint.url}: the service is {what}")
 
     def _heard_proof(self, now: float) -> None:
@@ -444,22 +388,12 @@ class Session:
             self.position = id
         self._floor = self.position
 
-    def _learn_heartbeat(self, now: float) -> None:
-        """Grow at once, shrink slowly: a status between two heartbeats must not make the rest look missing."""
-        gap = None if self._status_at is None else now - self._status_at
-        self._polls.beat(gap, self.heartbeat_s)
-        if gap is not None:
-            learned = gap if gap > self.heartbeat_s else (3 * self.heartbeat_s + gap) / 4
-            least = min(MIN_LEARNED_HEARTBEAT_S, self._options.heartbeat_s)
-            self.heartbeat_s = min(max(learned, least), MAX_HEARTBEAT_S)
-        self._status_at = now
-
     # ---- polls --------------------------------------------------------------------------------------------------
 
     def poll_at(self) -> float:
         """When to poll unless the stream brings something before."""
         is_open = self._opened_at is not None
-        return self._polls.due(self._active_at, self.heartbeat_s, is_open=is_open, is_proved=self.is_proved)
+        return self._polls.due(self._pulse.active_at, self.heartbeat_s, is_open=is_open, is_proved=self.is_proved)
 
     def polls(self, now: float) -> float:
         """A poll begins; returns for how long its answer is worth waiting. Raises `LinkError` to leave the address."""
@@ -514,8 +448,7 @@ class Session:
         """No proof, and nothing against the state either: it ages from here on."""
         self._polls.answered(now)
         self._freshness.lost()
-        if self._not_live_since is None:
-            self._not_live_since = now
+        self._pulse.not_live(now)
         self.service_state = "behind"
         self.last_error = f"{self.endpoint.url}: the service is behind, at {position}"
         return _NOTHING
@@ -529,28 +462,21 @@ class Session:
 
     def _proved(self, now: float) -> None:
         """The service has shown that the state is the newest it knows, and no older than what was held."""
-        self._freshness.proved(now, self._counts_s)
-        self._silent_s = None
+        self._freshness.proved(now, self._pulse.counts_s)
+        self._pulse.proved()
         self._doubt.end()
-        self._not_live_since = None
-        self._patience = 0
         self._addresses.worked()
         self.service_state = "live"
         if not self._proved_here:
             self._proved_here, self._well_since = True, now
 
-    @property
-    def _counts_s(self) -> float:
-        """For how long a proof counts."""
-        return self._silent_s or MISSED_HEARTBEATS * self.heartbeat_s
-
     def view(self, now: float) -> View:
         """How fresh the state is at this moment; the step to stale needs no event to happen."""
-        return self._freshness.view(now, self._counts_s)
+        return self._freshness.view(now, self._pulse.counts_s)
 
     def stale_in_s(self, now: float) -> float | None:
         """After how long the state turns stale by time alone; None where it does not, or has."""
-        return self._freshness.stale_in_s(now, self._counts_s)
+        return self._freshness.stale_in_s(now, self._pulse.counts_s)
 
     @property
     def proved_at(self) -> float | None:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from functools import partial
 
 from configsvc_client.disk import Files
+from configsvc_client.doubt import Proof
 from configsvc_client.fork import Sockets
 from configsvc_client.keeper import STOP_TIMEOUT_S, Keeper
 from configsvc_client.link import Link
-from configsvc_client.session import Proof
 from configsvc_client.snapshot import Snapshot
 from configsvc_client.state import LOAD_TIMEOUT_S, ClientState, first_wait_s
 from configsvc_client.ticker import Ticker

@@ -147,7 +147,7 @@ class Worker:
             self._rest()
 
     def _rest(self) -> None:
-        """End the link for now; what it received is kept."""
+        """End the link until it is needed again; what it received is kept."""
         with self._lock:
             self._is_resting = True
             loop, stop = self._loop, self._stop

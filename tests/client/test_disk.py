@@ -20,10 +20,10 @@ import pytest
 
 from configsvc_client import disk, keeper, lastgood
 from configsvc_client.disk import Files
+from configsvc_client.doubt import Proof
 from configsvc_client.keeper import Keeper
 from configsvc_client.options import CacheFolder, resolve
 from configsvc_client.protocol import Entry, EventId
-from configsvc_client.session import Proof
 from configsvc_client.snapshot import Snapshot
 from configsvc_client.sse import MAX_EVENT_BYTES
 from tests.client.support import EPOCH, FAST, OTHER_EPOCH, SCOPE, eventually_sync

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from configsvc_client.doubt import Proof
 from configsvc_client.lastgood import (
     CLOCK_TOLERANCE_S,
     MAX_HEAD_BYTES,
@@ -26,7 +27,6 @@ from configsvc_client.lastgood import (
     state_name,
 )
 from configsvc_client.protocol import Entry, EventId
-from configsvc_client.session import Proof
 from configsvc_client.snapshot import Snapshot
 from configsvc_client.state import FILE_AFTER_S, first_wait_s
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from configsvc_client.doubt import Proof
 from configsvc_client.protocol import Entry, EventId
-from configsvc_client.session import Proof
 from configsvc_client.snapshot import Snapshot
 from tests.client.support import EPOCH, OTHER_EPOCH, SCOPE, change, snapshot, status
 from tests.unit.client.test_session import Link

@@ -35,6 +35,9 @@ class Answers(Reads):
     def _answering(self) -> Snapshot:
         return self._snapshot
 
+    def why_nothing(self) -> str:
+        return "nothing"
+
 
 @given(JSON)
 def test_each_value_is_of_one_type_but_an_integer_is_also_a_number(value: Any) -> None:

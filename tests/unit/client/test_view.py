@@ -27,6 +27,9 @@ class Answers(Reads):
     def _answering(self) -> Snapshot:
         return self._snapshot
 
+    def why_nothing(self) -> str:
+        return "nothing"
+
 
 def lookup(snapshot: Snapshot, key: str, default: Any) -> Any:
     return Answers(snapshot).read(key, default)

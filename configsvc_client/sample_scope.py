@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from configsvc_client import protocol, sse
-from configsvc_client.protocol import Baseline, Delta, Entry, EventId, Status
+from configsvc_client.protocol import Delta, Entry, EventId, Status
+from configsvc_client.snapshot import Snapshot
 from configsvc_client.view import copy_value
 
 MAX_NESTING = 100
@@ -67,25 +68,15 @@ class SampleScope:
     """One scope, step by step; what it is at first is its revision 1."""
 
     def __init__(self, values: Mapping[str, Any], namespace: str, environment: str) -> None:
-        self.namespace, self.environment = namespace, environment
-        self.epoch = f"{random.getrandbits(48):012x}"
-        self.revision = 1
-        self.entries = _entries(values)
+        epoch = f"{random.getrandbits(48):012x}"
+        self.state = Snapshot(
+            namespace=namespace, environment=environment, epoch=epoch, revision=1, entries=_entries(values)
+        )
 
     @property
     def id(self) -> str:
         """Of what is sent now."""
-        return str(EventId(self.epoch, self.revision))
-
-    def baseline(self) -> Baseline:
-        """Everything."""
-        return Baseline(
-            namespace=self.namespace,
-            environment=self.environment,
-            epoch=self.epoch,
-            revision=self.revision,
-            entries=dict(self.entries),
-        )
+        return str(EventId(self.state.epoch, self.state.revision))
 
     def change(self, values: Mapping[str, Any], deleted: Iterable[str] = ()) -> Delta:
         """One step; raises for a key to delete that is not there or is set as well, and changes nothing then."""
@@ -93,19 +84,17 @@ class SampleScope:
         for key in gone:
             if key in values:
                 raise ValueError(f"{key!r} is set and deleted in one step")
-            if key not in self.entries:
+            if key not in self.state.entries:
                 raise KeyError(key)
-        changed = _entries(values)
-        self.revision += 1
-        entries = {key: entry for key, entry in self.entries.items() if key not in gone} | changed
-        self.entries = entries
-        return Delta(revision=self.revision, set=changed, deleted=gone)
+        delta = Delta(revision=self.state.revision + 1, set=_entries(values), deleted=gone)
+        self.state = self.state.apply(delta)
+        return delta
 
     def status(self, state: str = "live") -> Status:
         """How fresh it is said to be."""
-        return Status(revision=self.revision, state=state, since=protocol.format_time(datetime.now(UTC)))
+        return Status(revision=self.state.revision, state=state, since=protocol.format_time(datetime.now(UTC)))
 
     def heartbeat(self, revision: int) -> bytes:
         """A sign of life for a reader that was sent everything up to a revision: it must hear of no later one."""
         status = msgspec.structs.replace(self.status(), revision=revision)
-        return sse.encode(protocol.STATUS, protocol.encode(status), str(EventId(self.epoch, revision)))
+        return sse.encode(protocol.STATUS, protocol.encode(status), str(EventId(self.state.epoch, revision)))

@@ -46,7 +46,7 @@ class _Fed:
         # A client may be used from any thread, and so may this.
         self._lock = threading.Lock()
         session.opened(time.monotonic())
-        self._receive(protocol.SNAPSHOT, self.source.baseline())
+        self._receive(protocol.SNAPSHOT, self.source.state.baseline())
 
     def change(self, values: Mapping[str, Any], deleted: Iterable[str] = ()) -> None:
         with self._lock:
@@ -106,7 +106,7 @@ class StaticConfig(ConfigClient):
         self._fed = _Fed(self._state, values or {})
 
     def __repr__(self) -> str:
-        return f"<StaticConfig {len(self._fed.source.entries)} values>"
+        return f"<StaticConfig {len(self._fed.source.state.entries)} values>"
 
     def set(self, key: str, value: Any) -> None:
         """Set one value."""
@@ -152,7 +152,7 @@ class AsyncStaticConfig(AsyncConfigClient):
         self._fed = _Fed(self._state, values or {})
 
     def __repr__(self) -> str:
-        return f"<AsyncStaticConfig {len(self._fed.source.entries)} values>"
+        return f"<AsyncStaticConfig {len(self._fed.source.state.entries)} values>"
 
     async def set(self, key: str, value: Any) -> None:
         """Set one value."""
@@ -332,28 +332,30 @@ class ConfigServer:
 
     def _is_ours(self, request: web.Request) -> bool:
         asked = request.match_info["namespace"], request.match_info["environment"]
-        return asked == (self._source.namespace, self._source.environment)
+        return asked == (self._source.state.namespace, self._source.state.environment)
 
     async def _self(self, _: web.Request) -> web.Response:
         await self._may_answer()
         source = self._source
-        said = {"service": "configsvc", "namespace": source.namespace, "environment": source.environment}
+        said = {"service": "configsvc", "namespace": source.state.namespace, "environment": source.state.environment}
         return web.json_response(said)
 
     async def _read(self, request: web.Request) -> web.Response:
         await self._may_answer()
         source = self._source
         if not self._is_ours(request):
-            return _problem(404, "scope_not_found", f"this server has {source.namespace}/{source.environment} only")
+            return _problem(
+                404, "scope_not_found", f"this server has {source.state.namespace}/{source.state.environment} only"
+            )
         headers = {
             "ETag": f'"{source.id}"',
-            "Configsvc-Revision": str(source.revision),
+            "Configsvc-Revision": str(source.state.revision),
             "Configsvc-Source": "live",
             "Configsvc-Staleness": "0",
         }
         if request.headers.get("If-None-Match") == headers["ETag"]:
             return web.Response(status=304, headers=headers)
-        baseline = source.baseline()
+        baseline = source.state.baseline()
         body = protocol.encode(baseline)
         if request.query.get("view") != "entries":
             said = msgspec.json.decode(body)
@@ -391,11 +393,11 @@ class ConfigServer:
         """What a reader gets first: what it missed, or everything."""
         source = self._source
         last = protocol.parse_event_id(request.headers.get("Last-Event-ID"))
-        if last is not None and last.epoch == source.epoch and last.revision <= source.revision:
+        if last is not None and last.epoch == source.state.epoch and last.revision <= source.state.revision:
             at = await self._send_since(last.revision, response)
         else:
-            at = source.revision
-            await response.write(sse.encode(protocol.SNAPSHOT, protocol.encode(source.baseline()), source.id))
+            at = source.state.revision
+            await response.write(sse.encode(protocol.SNAPSHOT, protocol.encode(source.state.baseline()), source.id))
         await response.write(source.heartbeat(at))
         return at
 

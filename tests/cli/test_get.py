@@ -11,7 +11,7 @@ import pytest
 from configsvc.etcd.local import LocalEtcd
 from tests.cli.commands import CONFIGSVC, DEADLINE_S, environ, run, until
 from tests.support.etcd import newest, options
-from tests.support.process import Hand, ServiceProcess
+from tests.support.process import Hand, ServiceProcess, sidecar
 
 GET = (*CONFIGSVC, "get")
 VALUES = {
@@ -26,17 +26,8 @@ VALUES = {
 @pytest.fixture
 def service(any_etcd, tmp_path):
     """A sidecar with some values, and the hand that wrote them."""
-    hand = Hand(any_etcd)
-    hand.write(VALUES)
-    with ServiceProcess(
-        tmp_path / "service",
-        SERVICE_NAME=hand.scope.namespace,
-        CONFIG_ENVIRONMENT=hand.scope.environment,
-        ETCD_ENDPOINTS=any_etcd.url,
-        CONFIGSVC_HEARTBEAT_S="0.5",
-    ) as process:
-        process.start()
-        yield process, hand
+    with sidecar(any_etcd, tmp_path / "service", VALUES) as made:
+        yield made
 
 
 def test_values_for_a_script(service, tmp_path):

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from tests.cli.commands import CONFIGSVC, DEADLINE_S, Running, environ, run, until
-from tests.support.process import DELETED, Hand, ServiceProcess
+from tests.support.process import DELETED, sidecar
 
 WATCH = (*CONFIGSVC, "watch")
 
@@ -16,17 +16,8 @@ WATCH = (*CONFIGSVC, "watch")
 @pytest.fixture
 def service(any_etcd, tmp_path):
     """A sidecar with one value, and the hand that wrote it."""
-    hand = Hand(any_etcd)
-    hand.write({"limit": 10})
-    with ServiceProcess(
-        tmp_path / "service",
-        SERVICE_NAME=hand.scope.namespace,
-        CONFIG_ENVIRONMENT=hand.scope.environment,
-        ETCD_ENDPOINTS=any_etcd.url,
-        CONFIGSVC_HEARTBEAT_S="0.5",
-    ) as process:
-        process.start()
-        yield process, hand
+    with sidecar(any_etcd, tmp_path / "service", {"limit": 10}) as made:
+        yield made
 
 
 def watching(watch):

@@ -16,25 +16,15 @@ from tests.failures.page import AFTER
 from tests.failures.world import HEARTBEAT_S, KINDS, NAMES, World, scenario
 from tests.support import etcd as support
 from tests.support.etcd import ROOT
-from tests.support.process import Hand, ServiceProcess
+from tests.support.process import Hand, ServiceProcess, sidecar
 
 Steps = Generator[None, None, None]
 
 
 def service(world: World, etcd: Any, heartbeat_s: float = 0.5) -> tuple[ServiceProcess, Hand]:
     """A service of its own scope, with both clients, and a hand that writes to its etcd."""
-    hand = Hand(etcd)
-    hand.write({"a": 1})
-    process = ServiceProcess(
-        world.folder / "service",
-        ETCD_ENDPOINTS=etcd.url,
-        SERVICE_NAME=hand.scope.namespace,
-        CONFIG_ENVIRONMENT=hand.scope.environment,
-        CONFIG_AUTH="none",
-        CONFIGSVC_HEARTBEAT_S=str(heartbeat_s),
-    )
-    world.stack.enter_context(process)
-    process.start()
+    made = sidecar(etcd, world.folder / "service", {"a": 1}, heartbeat_s)
+    process, hand = world.stack.enter_context(made)
     scope = {"namespace": hand.scope.namespace, "environment": hand.scope.environment}
     for kind in KINDS:
         world.connect(kind, process.url, scope=scope, heartbeat_s=heartbeat_s)

@@ -4,7 +4,8 @@ import json
 import re
 import signal
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,21 @@ class Hand:
         ]
         answer = self._etcd.members[0].ask("/v3/kv/txn", {"success": ops})
         return int(answer["header"]["revision"])
+
+
+@contextmanager
+def sidecar(
+    etcd: LocalCluster, folder: Path, values: Mapping[str, Any], heartbeat_s: float = 0.5
+) -> Iterator[tuple[ServiceProcess, Hand]]:
+    """A sidecar that runs and has these values, and the hand that wrote them."""
+    hand = Hand(etcd)
+    hand.write(values)
+    with ServiceProcess(
+        folder,
+        SERVICE_NAME=hand.scope.namespace,
+        CONFIG_ENVIRONMENT=hand.scope.environment,
+        ETCD_ENDPOINTS=etcd.url,
+        CONFIGSVC_HEARTBEAT_S=str(heartbeat_s),
+    ) as process:
+        process.start()
+        yield process, hand

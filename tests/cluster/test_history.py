@@ -95,7 +95,7 @@ async def test_the_store_goes_back(single: LocalEtcd, act: Act, tmp_path: Path, 
             await proxy.listen()
         await w.moves_again(time.monotonic())
         await w.standstill()
-        assert {one.epoch for one in w.recorders} == {w.local.hub.epoch(w.scope)}
+        await w.one_epoch()
         assert w.local.hub.epoch(w.scope) not in w.forks
         w.load.resume()
 

@@ -200,6 +200,16 @@ class World:
         await self.tap.reaches(last)
         return last
 
+    async def one_epoch(self) -> None:
+        """Check that within two heartbeats all readers are in the epoch of this process's replica.
+
+        Two services that find the same fork may rotate its epoch one after the other; then everybody takes the second.
+        """
+        until = time.monotonic() + 2 * HEARTBEAT_S
+        while (seen := {one.epoch for one in self.recorders}) != {self.local.hub.epoch(self.scope)}:
+            assert time.monotonic() < until, f"{seen}, and this replica is in {self.local.hub.epoch(self.scope)}"
+            await asyncio.sleep(0.005)
+
     def end_history(self) -> None:
         """From here on etcd may be anything: what readers see in the epochs until now has to be what was before."""
         self.tap_task.cancel()

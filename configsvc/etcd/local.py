@@ -207,6 +207,9 @@ class LocalMember:
         """Stop the process where it is (SIGSTOP): its sockets stay open and nothing answers. Not on Windows."""
         assert self.process
         self.process.send_signal(signal.SIGSTOP)
+        if sys.platform == "linux":
+            # Until each of its threads has taken the signal it may still answer. Its status stays there for `Popen`.
+            os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
         """Let a frozen process go on."""

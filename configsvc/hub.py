@@ -64,6 +64,8 @@ class Hub:
         self.readers: dict[Scope, set[Reader]] = {}
         self.beat = 0
         """Counts heartbeats: a reader owes a status for each that it has not sent yet."""
+        self.moves = 0
+        """Counts whatever may change an answer: publications, proofs, draining. Age alone does not move it."""
         self.listed = False
         """Whether etcd's own state has been read; until then what is shown, if anything, comes from disk."""
         self.doubt = asyncio.Event()
@@ -120,6 +122,7 @@ class Hub:
 
     def confirm(self) -> None:
         """Note that etcd, with a quorum, has just confirmed the state as the current one."""
+        self.moves += 1
         self.freshness.prove()
         self.look()
 
@@ -137,6 +140,7 @@ class Hub:
         self._poke(self.readers)
 
     def _publish(self, updates: Iterable[Update]) -> None:
+        self.moves += 1
         updates = list(updates)
         for update in updates:
             feed = self.feeds.get(update.scope)
@@ -245,6 +249,12 @@ class Hub:
         if scope in self._disk:
             return self.freshness.since_s(self._disk[scope])
         return self.freshness.staleness_s(self._held_at.get(scope) if scope else None)
+
+    def live_until(self, scope: Scope) -> float:
+        """Up to when, by `clock`, `scope` counts as live unless the hub moves before; -inf where it does not now."""
+        if scope in self._disk:
+            return float("-inf")
+        return self.freshness.live_until(self._held_at.get(scope))
 
     def held_for(self) -> dict[Scope, float]:
         """For how many seconds each scope has stood still because a release is being applied to it."""
@@ -381,6 +391,7 @@ class Hub:
     def drain(self) -> None:
         """Tell every reader to go to another replica; each stream ends by itself after it said so."""
         if not self.draining:
+            self.moves += 1
             self.freshness.drain()
             self._poke(self.readers)
             self._wake_waiters()

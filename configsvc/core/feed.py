@@ -93,6 +93,8 @@ class Feed:
         self.snapshot = snapshot
         self.scope = Scope(snapshot.namespace, snapshot.environment)
         self.exists = False
+        self.generation = 0
+        """Counts states: an answer that was made from one of them is good for no other."""
         self.floor = snapshot.revision
         self.memo: dict[str, bytes] = {}
         """Bytes made from this state, emptied when it changes; whoever stores here prefixes the name."""
@@ -110,6 +112,7 @@ class Feed:
 
     def publish(self, update: Update) -> None:
         """Take over a new state, and its frame where it is a step from the one before."""
+        self.generation += 1
         self.exists = update.exists
         if update.baseline or update.snapshot.epoch != self.snapshot.epoch:
             self._log.clear()

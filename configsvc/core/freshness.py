@@ -74,6 +74,13 @@ class Freshness:
         age = self.clock() - (self._proved_at if held_at is None else min(self._proved_at, held_at))
         return 0.0 if self._is_live(age) else age
 
+    def live_until(self, held_at: float | None = None) -> float:
+        """Up to when `staleness_s(held_at)` stays 0 unless proved before; -inf where it is not 0 now."""
+        if self._proved_at is None or self.staleness_s(held_at) > 0:
+            return -math.inf
+        at = self._proved_at if held_at is None else min(self._proved_at, held_at)
+        return at + LIVE_HEARTBEATS * self.heartbeat_s
+
     def since_s(self, time: datetime) -> float:
         """How long ago `time` was; never negative, whatever the wall clock did."""
         return max(0.0, (self.now() - time).total_seconds())

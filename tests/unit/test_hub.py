@@ -349,3 +349,37 @@ def test_scopes_that_do_not_exist_are_limited_once_it_is_known_which_do(hub: Hub
     assert refused.value.code == "too_many_streams"
     hub.subscribe(SCOPE, None)
     hub.subscribe(scopes[1], None)
+
+
+def test_whatever_may_change_an_answer_moves_the_hub(hub: Hub, clock: FakeClock) -> None:
+    steps: list[tuple[int, object]] = []
+
+    def note() -> None:
+        feed = hub.feeds.get(SCOPE)
+        steps.append((hub.moves, feed and feed.generation))
+
+    rebase(hub, 10, stored("a", 1, 5))
+    note()
+    hub.prove(11)
+    note()
+    hub.apply(12, [Event(key=entry_path(SCOPE, "a"), record=stored("a", 2, 12))])
+    note()
+    hub.drain()
+    note()
+    moves, generations = zip(*steps, strict=True)
+    assert sorted(set(moves)) == list(moves)
+    assert generations[0] == generations[1] != generations[2] == generations[3]
+
+
+def test_how_long_a_scope_stays_live_is_known(hub: Hub, clock: FakeClock) -> None:
+    rebase(hub, 10, stored("a", 1, 5), head(6, 1))
+    assert hub.live_until(SCOPE) == clock.at + 10
+    clock.at += 4
+    hub.apply(12, [Event(key=head_path(SCOPE), record=head(12, 1, applying="x"))])
+    assert hub.live_until(SCOPE) == clock.at + 10
+    held_at = clock.at
+    clock.at += 9
+    hub.prove(13)
+    assert hub.live_until(SCOPE) == held_at + 10
+    clock.at += 2
+    assert (hub.live_until(SCOPE), hub.source(SCOPE)) == (float("-inf"), "memory")

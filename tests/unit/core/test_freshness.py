@@ -71,6 +71,9 @@ def test_live_is_within_two_heartbeats_of_a_proof_and_says_when_it_ends(steps: l
         assert (fresh.state == "live") == live
         assert (fresh.stale_at > time.at) == (live or fresh.stale_at == math.inf)
         assert (fresh.staleness_s() == 0) == (live or (proved_at is None and time.at == 0))
+        assert (fresh.live_until() >= time.at) == live
+        for held_at in (time.at - 12, time.at - 4):
+            assert (fresh.live_until(held_at) >= time.at) == (live and fresh.staleness_s(held_at) == 0)
         if proof:
             fresh.prove()
             proved_at = time.at

@@ -5,15 +5,22 @@
     │                                  invalid_header
     ├── Unauthenticated           401
     ├── Forbidden                 403  forbidden, outside_sidecar, read_only
-    ├── NotFound                  404  scope_not_found, key_not_found, route_not_found
+    ├── NotFound                  404  scope_not_found, key_not_found, route_not_found, release_not_found,
+    │                                  release_pruned
     ├── MethodNotAllowed          405
     ├── RequestTimeout            408
     ├── EpochChanged              409
+    ├── Conflict                  409  base_moved, plan_changed, write_conflict, override_pending, version_exists,
+    │                                  scope_frozen
+    ├── PreconditionFailed        412
     ├── TooLarge                  413
     ├── UnsupportedMediaType      415
+    ├── Unprocessable             422  invalid_values, blast_radius, source_unfit, idempotency_mismatch
     ├── HeadersTooLarge           431
     ├── Internal                  500
-    └── Unavailable               503  starting, revision_not_reached, too_many_streams, draining
+    ├── Unavailable               503  starting, revision_not_reached, too_many_streams, draining, store_unavailable,
+    │                                  store_full
+    └── OutcomeUnknown            504
 
 A code is stable and is what programs decide by; `detail` is for people: what was wrong, where, and what would be right.
 Knows nothing of HTTP servers: `status` is the hint that `web/middleware.py` turns into an answer.
@@ -87,6 +94,8 @@ class NotFound(ConfigSvcError):
         "route_not_found": "No such route",
         "scope_not_found": "No such scope",
         "key_not_found": "No such key",
+        "release_not_found": "No such release",
+        "release_pruned": "The release is not kept any more",
     }
 
 
@@ -111,6 +120,27 @@ class EpochChanged(ConfigSvcError):
     codes: ClassVar[dict[str, str]] = {"epoch_changed": "The history has changed"}
 
 
+class Conflict(ConfigSvcError):
+    """The scope is not as the write took it to be, or must not be changed so now; `changes` say what happened since."""
+
+    status = 409
+    codes: ClassVar[dict[str, str]] = {
+        "base_moved": "The scope has another release",
+        "plan_changed": "The plan would be another one now",
+        "write_conflict": "Another write came first",
+        "override_pending": "A pending override would be changed",
+        "version_exists": "The version label stands for another state",
+        "scope_frozen": "The scope is frozen",
+    }
+
+
+class PreconditionFailed(ConfigSvcError):
+    """`If-Match` does not hold: the scope has changed since."""
+
+    status = 412
+    codes: ClassVar[dict[str, str]] = {"precondition_failed": "The scope has changed"}
+
+
 class TooLarge(ConfigSvcError):
     """The body is larger than this route takes."""
 
@@ -123,6 +153,18 @@ class UnsupportedMediaType(ConfigSvcError):
 
     status = 415
     codes: ClassVar[dict[str, str]] = {"unsupported_media_type": "Unsupported content type or encoding"}
+
+
+class Unprocessable(ConfigSvcError):
+    """The write is well formed and not allowed as it is; `problems` list everything that is wrong with it."""
+
+    status = 422
+    codes: ClassVar[dict[str, str]] = {
+        "invalid_values": "Keys or values that cannot be stored",
+        "blast_radius": "The change looks like an accident",
+        "source_unfit": "The source is not ready to be promoted",
+        "idempotency_mismatch": "The Idempotency-Key belongs to another request",
+    }
 
 
 class HeadersTooLarge(ConfigSvcError):
@@ -148,10 +190,19 @@ class Unavailable(ConfigSvcError):
         "revision_not_reached": "Revision not reached in time",
         "too_many_streams": "Too many streams",
         "draining": "Shutting down",
+        "store_unavailable": "etcd does not answer",
+        "store_full": "etcd's space is used up",
     }
 
     def __init__(self, detail: str, *, code: str | None = None, retry_after_s: int = 1, **fields: Any) -> None:
         super().__init__(detail, code=code, headers={"Retry-After": str(retry_after_s)}, **fields)
+
+
+class OutcomeUnknown(ConfigSvcError):
+    """Whether the write took place is not known; the same request with its `Idempotency-Key` settles it."""
+
+    status = 504
+    codes: ClassVar[dict[str, str]] = {"outcome_unknown": "It is not known whether the write took place"}
 
 
 ALL: tuple[type[ConfigSvcError], ...] = (
@@ -162,9 +213,13 @@ ALL: tuple[type[ConfigSvcError], ...] = (
     MethodNotAllowed,
     RequestTimeout,
     EpochChanged,
+    Conflict,
+    PreconditionFailed,
     TooLarge,
     UnsupportedMediaType,
+    Unprocessable,
     HeadersTooLarge,
     Internal,
     Unavailable,
+    OutcomeUnknown,
 )

@@ -4,9 +4,11 @@ Owns every rule about names and values, checked once, here, and the codec of etc
 them. Knows nothing of revisions in motion (`replica.py`), of HTTP or of etcd's protocol.
 """
 
+import contextlib
 import hashlib
 import re
 import unicodedata
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -15,6 +17,8 @@ from configsvc.errors import InvalidRequest
 
 ROOT = "/config/"
 RELEASES = "/configsvc/releases/"
+OVERRIDES = "/configsvc/overrides/"
+RECEIPTS = "/configsvc/idempotency/"
 META = "_meta"
 MAX_KEY_BYTES = 1024
 MAX_VALUE_BYTES = 1024 * 1024
@@ -190,6 +194,16 @@ def manifests_prefix(scope: Scope) -> bytes:
     return f"{RELEASES}{scope.namespace}/{scope.environment}/n/".encode()
 
 
+def labels_prefix(scope: Scope) -> bytes:
+    """The etcd prefix of what a scope's version labels mean."""
+    return f"{RELEASES}{scope.namespace}/{scope.environment}/l/".encode()
+
+
+def overrides_prefix(scope: Scope) -> bytes:
+    """The etcd prefix of a scope's pending overrides, by key."""
+    return f"{OVERRIDES}{scope.namespace}/{scope.environment}/".encode()
+
+
 def content_prefix(scope: Scope, content_id: str) -> bytes:
     """The etcd prefix of the chunks of one release's content."""
     return f"{RELEASES}{scope.namespace}/{scope.environment}/c/{content_id}/".encode()
@@ -228,6 +242,15 @@ class Applying(msgspec.Struct, frozen=True, kw_only=True):
     by: str = ""
 
 
+class Freeze(msgspec.Struct, frozen=True, kw_only=True):
+    """Deploys are refused until a time (RFC 3339), and why."""
+
+    until: str
+    reason: str
+    by: str = ""
+    since: str = ""
+
+
 class Head(msgspec.Struct, frozen=True, kw_only=True):
     """A scope's head: which release it is at and, while one is being applied, the open window."""
 
@@ -236,6 +259,11 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     version: str | None = None
     id: str = ""
     applying: Applying | None = None
+    overrides: dict[str, int] = {}
+    """Keys with a pending override, and the release that set it."""
+    deployed: int = 0
+    """The last release that said what the whole scope should be; 0 before the first: until then nothing overrides."""
+    frozen: Freeze | None = None
 
     @property
     def shown_release(self) -> int | None:
@@ -251,6 +279,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 _entry_decoder = msgspec.json.Decoder(_Entry)
 _head_decoder = msgspec.json.Decoder(Head)
 _encoder = msgspec.json.Encoder()
+_canonical_encoder = msgspec.json.Encoder(order="deterministic")
 
 
 def decode_entry(stored: bytes) -> StoredEntry:
@@ -277,6 +306,32 @@ def decode_head(stored: bytes) -> Head:
     if head.applying and not 1 <= (head.applying.opened_revision or 1) <= _RELEASE_MAX:
         raise Unreadable("the opening is at no revision")
     return head
+
+
+_HEAD_FIELDS = frozenset(Head.__struct_fields__)
+
+
+def encode_head(head: Head, before: bytes | None) -> bytes:
+    """The stored bytes of a head. Fields of `before`, the head that it replaces, that are not ours stay as they are."""
+    fields = msgspec.json.decode(_encoder.encode(head))
+    kept: dict[str, Any] = {}
+    if before is not None:
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            found = msgspec.json.decode(before)
+            kept = {k: v for k, v in found.items() if k not in _HEAD_FIELDS} if isinstance(found, dict) else {}
+    # What is empty is left out, as in every record: an older reader has less to pass over.
+    own = {name: value for name, value in fields.items() if value not in (None, {}) or name == "version"}
+    return _encoder.encode({**own, **kept})
+
+
+def canonical(value: Any) -> bytes:
+    """A JSON value as it is stored: compact, names sorted, so that equal values are equal bytes."""
+    return _canonical_encoder.encode(value)
+
+
+def encode_entry(value: bytes, version: str | None, metadata: Mapping[str, str]) -> bytes:
+    """The stored bytes of an entry; `value` is canonical JSON."""
+    return _encoder.encode({"value": msgspec.Raw(value), "version": version, "metadata": metadata})
 
 
 def decode(decoder: msgspec.json.Decoder[T], stored: bytes) -> T:

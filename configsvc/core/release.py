@@ -1,13 +1,15 @@
-"""The stored form of a release: its manifest, and its content as a byte stream of (key, old bytes, new bytes).
+"""The stored form of a release: its manifest, its content as a byte stream of (key, old bytes, new bytes), and what is
+kept beside it: labels, pending overrides, answers to requests that may be repeated.
 
 The content is cut into chunks of at most `CHUNK_BYTES` anywhere, also inside a record: `decode_content` takes the
 joined bytes. A record is the key and the two values, each as a length (4 bytes, big-endian) and that many bytes; the
 length `ABSENT` stands for "no value" and has no bytes. Values are raw, so that a value that is no UTF-8 comes back as
-it was. Pure.
+it was. A name that begins with `/` is a whole key of etcd, a record beside the values that changes with them: no
+entry's key has a `/`. Pure.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -17,13 +19,75 @@ CHUNK_BYTES = 512 * 1024
 ABSENT = 0xFFFF_FFFF
 
 
+Kind = Literal["deploy", "change", "emergency", "expiry", "delete", "rollback", "promote", "restore", "repair"]
+DEPLOYING: frozenset[str] = frozenset({"deploy", "promote", "rollback", "restore"})
+"""Kinds that say what the whole scope should be. What any other kind changes after one of them is an override."""
+MAX_NAMES = 100
+"""How many changed keys a manifest names; the content has all."""
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is needed of a release to read its content. Unknown fields are ignored, as in all stored formats."""
+    """What a release was: everything about it but the values. Unknown fields are ignored, as in all stored formats.
+
+    `id` is the one in the head, `content` names the chunks with what it changed, and `checkpoint`, where there is one,
+    those with all entries as they were after it. `digest` is that of the submitted state, for kinds that submit one.
+    `base` is the release before it, `keys` the first of the `count` changed keys. `source` says where it came from:
+    `git_commit`, `approved_by`, `from` (an environment), `target` (the release that came back), `force`.
+    """
 
     format: int = FORMAT
     number: int
     id: str
     content: str
+    kind: str = ""
+    version: str | None = None
+    digest: str | None = None
+    by: str = ""
+    at: str = ""
+    reason: str | None = None
+    base: int = 0
+    source: dict[str, str] = {}
+    keys: list[str] = []
+    count: int = 0
+    checkpoint: str | None = None
+    warnings: list[str] = []
+
+
+class Label(msgspec.Struct, frozen=True, kw_only=True):
+    """What a version label means: its newest release, and the digest of the state that was submitted under it."""
+
+    format: int = FORMAT
+    release: int
+    digest: str
+
+
+class Override(msgspec.Struct, frozen=True, kw_only=True):
+    """What comes back when an override ends: the bytes of the entry that was deployed, None for its absence.
+
+    `release` is the one that set the override; a timer of an earlier one does nothing. `expires_at` is a time by RFC
+    3339, None where only a deploy ends it.
+    """
+
+    format: int = FORMAT
+    release: int
+    returns: bytes | None = None
+    expires_at: str | None = None
+    by: str = ""
+    reason: str | None = None
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a request that carried an `Idempotency-Key`: what it asked for, and the release that it made.
+
+    `release` is the scope's where the request changed nothing. The record's own `mod_revision` is the release's
+    revision: it is put again when an apply window closes.
+    """
+
+    format: int = FORMAT
+    request: str
+    release: int | None
+    id: str = ""
+    unchanged: bool = False
 
 
 class Written(NamedTuple):
@@ -34,7 +98,13 @@ class Written(NamedTuple):
     new: bytes | None
 
 
-_decoder = msgspec.json.Decoder(Manifest)
+T = TypeVar("T")
+
+_encoder = msgspec.json.Encoder()
+_manifest_decoder = msgspec.json.Decoder(Manifest)
+_label_decoder = msgspec.json.Decoder(Label)
+_override_decoder = msgspec.json.Decoder(Override)
+_receipt_decoder = msgspec.json.Decoder(Receipt)
 
 
 def manifest_name(number: int) -> bytes:
@@ -42,12 +112,36 @@ def manifest_name(number: int) -> bytes:
     return b"%012d" % number
 
 
+def encode_record(record: Manifest | Label | Override | Receipt) -> bytes:
+    """The stored bytes of a record."""
+    return _encoder.encode(record)
+
+
+def _decode(decoder: msgspec.json.Decoder[T], stored: bytes, what: str) -> T:
+    try:
+        return decoder.decode(stored)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Unreadable(f"no {what}: {error}") from None
+
+
 def decode_manifest(stored: bytes) -> Manifest:
     """Decode a manifest; raises `Unreadable` for anything else."""
-    try:
-        return _decoder.decode(stored)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Unreadable(f"no manifest: {error}") from None
+    return _decode(_manifest_decoder, stored, "manifest")
+
+
+def decode_label(stored: bytes) -> Label:
+    """Decode what a label means; raises `Unreadable` for anything else."""
+    return _decode(_label_decoder, stored, "label")
+
+
+def decode_override(stored: bytes) -> Override:
+    """Decode a pending override; raises `Unreadable` for anything else."""
+    return _decode(_override_decoder, stored, "override")
+
+
+def decode_receipt(stored: bytes) -> Receipt:
+    """Decode a receipt; raises `Unreadable` for anything else."""
+    return _decode(_receipt_decoder, stored, "receipt")
 
 
 def encode_content(records: Iterable[Written]) -> Iterator[bytes]:
@@ -86,3 +180,20 @@ def decode_content(content: bytes) -> list[Written]:
         except UnicodeDecodeError:
             raise Unreadable(f"the content has a key that is not UTF-8 before byte {at}") from None
     return records
+
+
+def entries_of(content: Iterable[Written]) -> Iterator[Written]:
+    """The records about entries, without those about keys beside them."""
+    return (record for record in content if not record.key.startswith("/"))
+
+
+def replay(entries: Mapping[str, bytes], *contents: Iterable[Written]) -> dict[str, bytes]:
+    """The entries after releases, oldest first, were applied to those before them."""
+    state = dict(entries)
+    for content in contents:
+        for key, _, new in entries_of(content):
+            if new is None:
+                state.pop(key, None)
+            else:
+                state[key] = new
+    return state

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from configsvc_client.entries import differing, immutable, with_changes
 from configsvc_client.protocol import Baseline, Delta, Entry
 
 _NO_ENTRIES: Mapping[str, Entry] = MappingProxyType({})
@@ -35,7 +36,11 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """A scope at one revision, complete and immutable: what a reader holds never changes under it."""
+    """A scope at one revision, complete and immutable: what a reader holds never changes under it.
+
+    `entries` may be made of any mapping that nobody changes any more. Many are held as `Entries`, so that the step to
+    the next state costs what has changed and not what there is.
+    """
 
     namespace: str
     environment: str
@@ -44,6 +49,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     release: int | None = None
     version: str | None = None
     entries: Mapping[str, Entry] = _NO_ENTRIES
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "entries", immutable(self.entries))
 
     def apply(self, message: Baseline | Delta) -> "Snapshot":
         """Return the state after `message`; self where the message is older than the state.
@@ -66,10 +74,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def _with(self, delta: Delta) -> "Snapshot":
-        entries = dict(self.entries)
-        entries.update(delta.set)
-        for key in delta.deleted:
-            entries.pop(key, None)
+        entries = with_changes(self.entries, delta.set, delta.deleted)
         return msgspec.structs.replace(
             self, revision=delta.revision, release=delta.release, version=delta.version, entries=entries
         )
@@ -89,14 +94,17 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     def is_same(self, other: "Snapshot") -> bool:
         """Whether both hold the same of one history, whatever revisions they were taken at."""
         about = (self.epoch, self.release, self.version) == (other.epoch, other.release, other.version)
-        return about and next(self.diff(other), None) is None
+        return about and next(self._differences(other), None) is None
 
-    def diff(self, newer: "Snapshot") -> Iterator[Change]:
-        """Yield each key whose entry differs between this snapshot and a newer one, deletions last."""
-        for key, entry in newer.entries.items():
-            old = self.entries.get(key)
-            if old is not entry and (old != entry or not same_value(old.value, entry.value)):
-                yield Change(key=key, old=old, new=entry)
-        for key, entry in self.entries.items():
-            if key not in newer.entries:
-                yield Change(key=key, old=entry, new=None)
+    def diff(self, newer: "Snapshot") -> list[Change]:
+        """Each key whose entry differs between this snapshot and a newer one, sorted, deletions last."""
+        return sorted(self._differences(newer), key=lambda change: (change.new is None, change.key))
+
+    def _differences(self, newer: "Snapshot") -> Iterator[Change]:
+        for before, after in differing(self.entries, newer.entries):
+            for key, entry in after.items():
+                old = before.get(key)
+                if old is not entry and (old is None or old != entry or not same_value(old.value, entry.value)):
+                    yield Change(key=key, old=old, new=entry)
+            for key in before.keys() - after.keys():
+                yield Change(key=key, old=before[key], new=None)

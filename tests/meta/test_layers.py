@@ -5,7 +5,7 @@
 3  hub follower writer audit metrics auth/* ...  asyncio; no aiohttp.web
 2  etcd/*                                        the only code that knows etcd's API
 1  core/*, errors                                pure
-0  configsvc_client.{protocol,snapshot,sse}      the only client modules that the server may import
+0  configsvc_client.{protocol,entries,snapshot,sse}  the only client modules that the server may import
 """
 
 import ast
@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 IMPURE = {"asyncio", "aiohttp", "os", "time", "random", "logging", "socket", "subprocess", "threading", "secrets"}
-SHARED = {"configsvc_client.protocol", "configsvc_client.snapshot", "configsvc_client.sse"}
+SHARED = {f"configsvc_client.{name}" for name in ("protocol", "entries", "snapshot", "sse")}
 COMPOSITION = (
     "configsvc.cli",
     "configsvc.__main__",

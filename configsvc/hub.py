@@ -16,11 +16,12 @@ from typing import Literal
 import structlog
 
 from configsvc.complaints import Complaints
-from configsvc.core.feed import Feed, Frame, Update, status_frame
+from configsvc.core.feed import Feed, Update
 from configsvc.core.freshness import Freshness, State
 from configsvc.core.model import Scope
 from configsvc.core.replica import Event, Listed, Record, Relist, Replica
 from configsvc.errors import EpochChanged, Unavailable
+from configsvc.readers import Reader
 from configsvc_client.protocol import Applying, EventId, Status, format_time
 
 Source = Literal["live", "memory", "disk"]
@@ -277,7 +278,7 @@ class Hub:
 
     # ---- readers ------------------------------------------------------------------------------------------------
 
-    def subscribe(self, scope: Scope, position: EventId | None) -> "Reader":
+    def subscribe(self, scope: Scope, position: EventId | None) -> Reader:
         """Follow `scope` from `position` on, from a whole snapshot where that is None or of another history.
 
         A scope that does not exist can be followed too. Raises `Unavailable` (`too_many_streams`) at the limit.
@@ -300,7 +301,7 @@ class Hub:
         if scope not in self.feeds and self.listed and self.shows(scope):
             self._publish([self.replica.want(scope)])
 
-    def unsubscribe(self, reader: "Reader") -> None:
+    def unsubscribe(self, reader: Reader) -> None:
         """End a reader; its scope's feed goes with the last one where the scope does not exist."""
         readers = self.readers.get(reader.scope)
         if readers is not None:
@@ -411,100 +412,3 @@ class Hub:
     def clock(self) -> float:
         """The monotonic clock."""
         return self.freshness.clock()
-
-
-class Reader:
-    """One follower of a scope: its position, and what it lacks. Ids never go back.
-
-    `async for frames in reader` yields lists of frames to send in order, at least one per heartbeat, and ends after a
-    status `draining`. A context manager: leaving ends the subscription.
-    """
-
-    def __init__(self, hub: Hub, scope: Scope, position: EventId | None) -> None:
-        self.scope = scope
-        self.position = position
-        self._hub = hub
-        self._opened = hub.clock()
-        self._wake = asyncio.Event()
-        self._beat = hub.beat
-        self._told = ""
-        """The state in the last status; a change of it is told at once, not with the next heartbeat."""
-        self._ended = False
-
-    def __repr__(self) -> str:
-        return f"<Reader {self.scope} at {self.position}>"
-
-    def __enter__(self) -> "Reader":
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._hub.unsubscribe(self)
-
-    def poke(self) -> None:
-        """Look again."""
-        self._wake.set()
-
-    def __aiter__(self) -> "Reader":
-        return self
-
-    async def __anext__(self) -> list[Frame]:
-        while not self._ended:
-            self._wake.clear()
-            if frames := self.pull():
-                sent = self._hub.frames_sent
-                for frame in frames:
-                    sent[frame.event] = sent.get(frame.event, 0) + 1
-                return frames
-            await self._wake.wait()
-        raise StopAsyncIteration
-
-    def pull(self) -> list[Frame]:
-        """What this reader lacks now, in order; nothing where it has all and owes no heartbeat."""
-        hub = self._hub
-        if hub.draining:
-            self._ended = True
-            return [status_frame(hub.status(self.scope), None, retry_ms=hub.retry_ms())]
-        frames: list[Frame] = []
-        state = ""
-        feed = hub.feeds.get(self.scope)
-        if feed is None or not hub.shows(self.scope):
-            state = "starting"
-        elif self._ahead(feed):
-            state = "behind"
-        else:
-            frames = self._news(feed)
-        return frames + self._heartbeat(feed, state)
-
-    def _ahead(self, feed: Feed) -> bool:
-        if self.position is None or self.position.epoch != feed.snapshot.epoch:
-            return False
-        if self.position.revision <= max(self._hub.proved(self.scope), feed.snapshot.revision):
-            return False
-        if self._hub.in_doubt(self.position, self._opened):
-            self.position = None
-            return False
-        return True
-
-    def _news(self, feed: Feed) -> list[Frame]:
-        frames = None if self.position is None else feed.since(self.position)
-        if frames is None:
-            frames = [feed.snapshot_frame(self._hub.proved(self.scope))]
-        if frames:
-            self.position = frames[-1].id
-        return frames
-
-    def _heartbeat(self, feed: Feed | None, state: str) -> list[Frame]:
-        hub = self._hub
-        status = hub.status(self.scope)
-        shown = state or status.state
-        if self._beat == hub.beat and shown == (self._told or "live"):
-            return []
-        self._beat, self._told = hub.beat, shown
-        if state:
-            # No id: it would move the reader's position, which is not this replica's to say.
-            return [status_frame(Status(revision=status.revision, state=state, since=status.since), None)]
-        assert self.position is not None
-        if status.revision >= self.position.revision:
-            self.position = EventId(self.position.epoch, status.revision)
-            return [status_frame(status, self.position)]
-        return [status_frame(status, None)]

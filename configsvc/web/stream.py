@@ -13,7 +13,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from configsvc.core.feed import Frame
 from configsvc.errors import InvalidRequest
-from configsvc.hub import Reader
+from configsvc.readers import Reader
 from configsvc.web import context, syntax
 from configsvc.web.protocol import reset
 

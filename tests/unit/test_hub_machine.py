@@ -17,7 +17,8 @@ from msgspec.json import encode
 from configsvc.core.feed import Frame
 from configsvc.core.model import Scope, entry_path, epoch_path, head_path, schema_path
 from configsvc.core.replica import Relist, Replica
-from configsvc.hub import Hub, Reader
+from configsvc.hub import Hub
+from configsvc.readers import Reader
 from configsvc_client.protocol import CHANGE, SNAPSHOT, STATUS, EventId, decode_baseline, decode_delta, decode_status
 from configsvc_client.snapshot import Snapshot
 from tests.support.model_etcd import ModelEtcd, entry_bytes, head_bytes, schema_bytes, window

@@ -1,100 +1,131 @@
-"""An immutable mapping of entries, of which a change copies a few hundred bytes, whatever its size.
+"""An immutable mapping of entries, of which a change copies a few dozen keys, however many there are.
 
 Pure. A dict has to be copied whole for a state that never changes under its readers, and compared whole to find what
-is another: for 100,000 keys that is milliseconds per change. So from `PLAIN` keys on a scope is a square of small
-dicts, chosen by the key's hash: a change copies one of them, its row and the square's spine, and shares all others, by
-which a comparison skips them. Small scopes stay plain dicts, which are simpler and as quick.
-docs/decisions/013-large-scopes.md has the measurements and the design that was not taken.
+is another: for 100,000 keys that is milliseconds per change. So above `PLAIN` keys a scope is rows of small dicts, in
+the order of keys: a change copies one of them and the row it is in, and shares all others, by which a comparison skips
+them. Small scopes stay dicts. docs/decisions/013-large-scopes.md has the measurements and the designs not taken.
 """
 
+from bisect import bisect_right
 from collections.abc import ItemsView as AbstractItems
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Any
+from math import isqrt
+from typing import Any, NamedTuple
 
 from configsvc_client.protocol import Entry
 
 PLAIN = 128
 """Up to so many keys a dict is copied and compared as quickly."""
-LEAF = 128
-"""How many keys a small dict holds on average at most; beyond it the square is made anew with four times as many."""
+PART = 32
+"""Keys in a small dict when it is made; one that grew to more than twice as many is cut."""
+LONG = 4
+"""A row that grew to so many times as many small dicts as there are rows has everything laid out anew."""
 
-_DOWN, _ACROSS = 16, 24
-"""From which bit of a hash on row and column are chosen: the lowest ones choose the slot within a small dict."""
 
-Rows = tuple[tuple[dict[str, Entry], ...], ...]
+class _Row(NamedTuple):
+    """Neighbouring small dicts, each with the first key that belongs into it. Every key in them is in order."""
+
+    starts: tuple[str, ...]
+    parts: tuple[dict[str, Entry], ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def part(self, key: str) -> dict[str, Entry]:
+        return self.parts[bisect_right(self.starts, key) - 1]
+
+    def whole(self) -> dict[str, Entry]:
+        return {key: entry for part in self.parts for key, entry in part.items()}
+
+    def with_changes(self, changed: Mapping[str, Entry], deleted: Iterable[str]) -> "_Row":
+        starts, parts = self.starts, list(self.parts)
+        grown: set[int] = set()
+        for key, entry in changed.items():
+            at = bisect_right(starts, key) - 1
+            if parts[at] is self.parts[at]:
+                parts[at] = parts[at].copy()
+            if key not in parts[at]:
+                grown.add(at)
+            parts[at][key] = entry
+        for key in deleted:
+            at = bisect_right(starts, key) - 1
+            if key in parts[at]:
+                if parts[at] is self.parts[at]:
+                    parts[at] = parts[at].copy()
+                del parts[at][key]
+        if not grown:
+            return _Row(starts, tuple(parts))
+        pieces: list[tuple[str, dict[str, Entry]]] = []
+        for at, part in enumerate(parts):
+            pieces += _cut(starts[at], part) if at in grown else [(starts[at], part)]
+        return _Row(*zip(*pieces, strict=True))
+
+
+def _cut(start: str, part: dict[str, Entry]) -> list[tuple[str, dict[str, Entry]]]:
+    """A small dict that grew, in order again, and in pieces where it grew too much."""
+    keys = sorted(part)
+    size = PART if len(keys) > 2 * PART else max(1, len(keys))
+    pieces = [keys[at : at + size] for at in range(0, len(keys), size)]
+    made = [(piece[0], {key: part[key] for key in piece}) for piece in pieces]
+    return [(start, made[0][1]), *made[1:]] if made else [(start, {})]
 
 
 class Entries(Mapping[str, Entry]):
-    """Entries by key, in no order. All of it is shared with the mappings it was made from, and none of it changes."""
+    """Entries in the order of their keys. Most of it is shared with the mappings it was made from; nothing changes."""
 
-    __slots__ = ("_len", "_rows")
+    __slots__ = ("_len", "_rows", "_starts")
 
-    _rows: Rows
+    _starts: tuple[str, ...]
+    _rows: tuple[_Row, ...]
     _len: int
 
     def __init__(self, entries: Mapping[str, Entry]) -> None:
-        side = 1
-        while side * side * LEAF < len(entries):
-            side *= 2
-        square: list[list[dict[str, Entry]]] = [[{} for _ in range(side)] for _ in range(side)]
-        mask = side - 1
-        for key, entry in entries.items():
-            place = hash(key)
-            square[place >> _DOWN & mask][place >> _ACROSS & mask][key] = entry
-        self._rows = tuple(map(tuple, square))
-        self._len = len(entries)
+        keys = sorted(entries)
+        # Whatever sorts before the first key belongs to it.
+        starts = ["", *keys[PART::PART]]
+        parts = [{key: entries[key] for key in keys[at : at + PART]} for at in range(0, len(keys), PART)] or [{}]
+        side = 1 + isqrt(len(parts))
+        places = range(0, len(parts), side)
+        self._rows = tuple(_Row(tuple(starts[at : at + side]), tuple(parts[at : at + side])) for at in places)
+        self._starts = tuple(row.starts[0] for row in self._rows)
+        self._len = len(keys)
 
     def with_changes(self, changed: Mapping[str, Entry], deleted: Iterable[str]) -> "Entries":
         """The same with some entries set and others gone; keys that are not there may be deleted too."""
-        rows = self._rows
-        mask = len(rows) - 1
-        copied: dict[int, list[dict[str, Entry]]] = {}
-
-        def part(key: str) -> dict[str, Entry]:
-            place = hash(key)
-            down, across = place >> _DOWN & mask, place >> _ACROSS & mask
-            row = copied.get(down)
-            if row is None:
-                row = copied[down] = list(rows[down])
-            if row[across] is rows[down][across]:
-                row[across] = row[across].copy()
-            return row[across]
-
-        size = self._len
+        touched: dict[int, tuple[dict[str, Entry], list[str]]] = {}
         for key, entry in changed.items():
-            mine = part(key)
-            size += key not in mine
-            mine[key] = entry
+            touched.setdefault(self._row(key), ({}, []))[0][key] = entry
         for key in deleted:
-            size -= part(key).pop(key, None) is not None
-        spine = list(rows)
-        for down, row in copied.items():
-            spine[down] = tuple(row)
+            touched.setdefault(self._row(key), ({}, []))[1].append(key)
+        rows = list(self._rows)
         made = Entries.__new__(Entries)
-        made._rows, made._len = tuple(spine), size
-        return made if size <= len(rows) ** 2 * LEAF else Entries(made)
+        made._starts, made._len = self._starts, self._len
+        for at, (mine, gone) in touched.items():
+            rows[at] = rows[at].with_changes(mine, gone)
+            made._len += len(rows[at]) - len(self._rows[at])
+        made._rows = tuple(rows)
+        is_long = any(len(rows[at].parts) > LONG * (1 + len(rows)) for at in touched)
+        return Entries(dict(made.items())) if is_long else made
 
-    def _part(self, key: object) -> dict[str, Entry]:
-        rows, place = self._rows, hash(key)
-        mask = len(rows) - 1
-        return rows[place >> _DOWN & mask][place >> _ACROSS & mask]
+    def _row(self, key: str) -> int:
+        return bisect_right(self._starts, key) - 1
 
     def __getitem__(self, key: str) -> Entry:
-        return self._part(key)[key]
+        return self._rows[self._row(key)].part(key)[key]
 
     def get(self, key: str, default: Any = None) -> Any:
         """The entry of a key, else `default`."""
-        return self._part(key).get(key, default)
+        return self._rows[self._row(key)].part(key).get(key, default)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._part(key)
+        return isinstance(key, str) and key in self._rows[self._row(key)].part(key)
 
     def __len__(self) -> int:
         return self._len
 
     def __iter__(self) -> Iterator[str]:
-        return chain.from_iterable(chain.from_iterable(self._rows))
+        return chain.from_iterable(self.parts())
 
     def items(self) -> AbstractItems[str, Entry]:
         """Keys with their entries."""
@@ -102,21 +133,14 @@ class Entries(Mapping[str, Entry]):
 
     def parts(self) -> Iterator[dict[str, Entry]]:
         """The small dicts, for those who go through everything in portions. Not to be changed."""
-        return chain.from_iterable(self._rows)
+        return chain.from_iterable(row.parts for row in self._rows)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mapping):
             return NotImplemented
-        if len(self) != len(other):
-            return False
-        pairs = differing(self, other)
-        return all(there.get(key) == entry for here, there in pairs for key, entry in here.items())
+        return len(self) == len(other) and all(one == another for one, another in differing(self, other))
 
     __hash__ = None  # type: ignore[assignment]
-
-    def __reduce__(self) -> tuple[type["Entries"], tuple[dict[str, Entry]]]:
-        # Hashes, and with them the places, are another process's own.
-        return Entries, (dict(self.items()),)
 
     def __repr__(self) -> str:
         return f"<Entries of {len(self)} keys>"
@@ -132,7 +156,7 @@ class _Items(AbstractItems[str, Entry]):
         self._of = of
 
     def __iter__(self) -> Iterator[tuple[str, Entry]]:
-        return chain.from_iterable(part.items() for part in self._of.parts())
+        return chain.from_iterable(map(dict.items, self._of.parts()))
 
 
 def immutable(entries: Mapping[str, Entry]) -> Mapping[str, Entry]:
@@ -152,13 +176,19 @@ def with_changes(
     return immutable(copy)
 
 
-def differing(old: Mapping[str, Entry], new: Mapping[str, Entry]) -> Iterator[tuple[Mapping[str, Entry], ...]]:
-    """Pairs of mappings with the same part of all keys, in which all differences between `old` and `new` are."""
-    if not (isinstance(old, Entries) and isinstance(new, Entries) and len(old._rows) == len(new._rows)):
-        yield old, new
+def differing(
+    old: Mapping[str, Entry], new: Mapping[str, Entry]
+) -> Iterator[tuple[Mapping[str, Entry], Mapping[str, Entry]]]:
+    """Pairs of dicts with the same part of all keys, in which all differences between `old` and `new` are."""
+    if not (isinstance(old, Entries) and isinstance(new, Entries) and old._starts == new._starts):
+        yield dict(old.items()), dict(new.items())
         return
     for row, other in zip(old._rows, new._rows, strict=True):
-        if row is not other:
-            for pair in zip(row, other, strict=True):
-                if pair[0] is not pair[1]:
-                    yield pair
+        if row is other:
+            continue
+        if row.starts != other.starts:
+            yield row.whole(), other.whole()
+            continue
+        for one, another in zip(row.parts, other.parts, strict=True):
+            if one is not another:
+                yield one, another

@@ -12,10 +12,11 @@ import structlog
 Format = Literal["auto", "json", "console"]
 
 
-def configure(log_format: Format, level: str, stream: TextIO | None = None) -> None:
+def configure(log_format: Format, level: str, stream: TextIO | None = None, *, worker: int | None = None) -> None:
     """Send structlog and the standard library's logging to `stream` (stderr), in one format.
 
-    `auto` is readable on a terminal and JSON elsewhere. Libraries are heard from `warning` on.
+    `auto` is readable on a terminal and JSON elsewhere. Libraries are heard from `warning` on. Where this process is
+    one of several workers, each line says which.
     """
     stream = stream or sys.stderr
     console = log_format == "console" or (log_format == "auto" and stream.isatty())
@@ -25,6 +26,8 @@ def configure(log_format: Format, level: str, stream: TextIO | None = None) -> N
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if worker is not None:
+        shared.append(lambda logger, method, event: event | {"worker": worker})
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(number),

@@ -6,8 +6,9 @@ holds a scope, a key or a path as it was sent: their number is not ours to bound
 may not read every scope.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -39,11 +40,12 @@ BREAKER_STATES = ("closed", "half-open", "open")
 
 
 class Declared(NamedTuple):
-    """One row of the reference."""
+    """One row of the reference. `across` says what several workers' values are together (`totals.py`)."""
 
     kind: str
     doc: str
     labels: tuple[str, ...] = ()
+    across: Literal["sum", "max", "min"] = "sum"
 
 
 TABLE: dict[str, Declared] = {
@@ -60,19 +62,28 @@ TABLE: dict[str, Declared] = {
         "Reads by where the body came from: not_modified (304), stored (made before), made (encoded for this read).",
         ("result",),
     ),
+    "configsvc_memo_hits_total": Declared(
+        "counter", "Reads answered from the memo, before any parsing; they are in all other counts of reads too."
+    ),
+    "configsvc_memo_entries": Declared("gauge", "Answers that the memo holds."),
+    "configsvc_memo_bytes": Declared("gauge", "Their size, with the requests that they answer."),
     "configsvc_subscribers": Declared("gauge", "Open streams.", ("transport",)),
     "configsvc_frames_sent_total": Declared("counter", "Events handed to streams.", ("event",)),
     "configsvc_slow_streams_closed_total": Declared(
         "counter", "Streams closed because their reader took nothing.", ("transport",)
     ),
-    "configsvc_revision": Declared("gauge", "The etcd revision up to which this replica has seen everything."),
-    "configsvc_proved_timestamp_seconds": Declared(
-        "gauge", "When etcd last proved the state; 0 before the first time."
+    "configsvc_revision": Declared(
+        "gauge", "The etcd revision up to which this replica has seen everything.", across="min"
     ),
-    "configsvc_staleness_seconds": Declared("gauge", "How old the state is; 0 while it is live."),
-    "configsvc_ready": Declared("gauge", "1 while every followed scope can be read."),
-    "configsvc_watch_connected": Declared("gauge", "1 while a watch on etcd is open."),
-    "configsvc_watch_lag_revisions": Declared("gauge", "By how many revisions etcd is known to be ahead."),
+    "configsvc_proved_timestamp_seconds": Declared(
+        "gauge", "When etcd last proved the state; 0 before the first time.", across="min"
+    ),
+    "configsvc_staleness_seconds": Declared("gauge", "How old the state is; 0 while it is live.", across="max"),
+    "configsvc_ready": Declared("gauge", "1 while every followed scope can be read.", across="min"),
+    "configsvc_watch_connected": Declared("gauge", "1 while a watch on etcd is open.", across="min"),
+    "configsvc_watch_lag_revisions": Declared(
+        "gauge", "By how many revisions etcd is known to be ahead.", across="max"
+    ),
     "configsvc_watch_reconnects_total": Declared(
         "counter",
         "Watches on etcd that were replaced: lost (an error or silence), renewed (after its time).",
@@ -89,24 +100,33 @@ TABLE: dict[str, Declared] = {
     ),
     "configsvc_etcd_request_duration_seconds": Declared("histogram", "Duration of requests to etcd.", ("operation",)),
     "configsvc_etcd_breaker_state": Declared(
-        "gauge", "1 for the state that an endpoint's breaker is in.", ("endpoint", "state")
+        "gauge", "1 for the state that an endpoint's breaker is in.", ("endpoint", "state"), across="max"
     ),
     "configsvc_etcd_breaker_changes_total": Declared(
         "counter", "Times that an endpoint's breaker came into a state.", ("endpoint", "state")
     ),
-    "configsvc_scopes": Declared("gauge", "Scopes that this replica has."),
-    "configsvc_entries": Declared("gauge", "Entries in all scopes, defaults included."),
-    "configsvc_snapshot_bytes": Declared("gauge", "Size of all stored values, as encoded JSON."),
+    "configsvc_scopes": Declared("gauge", "Scopes that this replica has.", across="max"),
+    "configsvc_entries": Declared("gauge", "Entries in all scopes, defaults included.", across="max"),
+    "configsvc_snapshot_bytes": Declared("gauge", "Size of all stored values, as encoded JSON.", across="max"),
     "configsvc_stored_body_bytes": Declared("gauge", "Memory for answers that are kept as bytes."),
     "configsvc_unreadable_entries": Declared(
         "gauge",
         "Stored keys that cannot be read: entry, head, schema, or unaddressable (no reader can name it).",
         ("kind",),
+        across="max",
     ),
-    "configsvc_apply_windows": Declared("gauge", "Scopes that stand still while a release is being applied."),
-    "configsvc_apply_window_oldest_seconds": Declared("gauge", "Age of the oldest of those windows; 0 without any."),
-    "configsvc_event_loop_lag_seconds": Declared("gauge", "How late the event loop was when last looked at."),
-    "configsvc_build_info": Declared("gauge", "1, labelled with the version.", ("version",)),
+    "configsvc_apply_windows": Declared(
+        "gauge", "Scopes that stand still while a release is being applied.", across="max"
+    ),
+    "configsvc_apply_window_oldest_seconds": Declared(
+        "gauge", "Age of the oldest of those windows; 0 without any.", across="max"
+    ),
+    "configsvc_event_loop_lag_seconds": Declared(
+        "gauge", "How late the event loop was when last looked at.", across="max"
+    ),
+    "configsvc_workers": Declared("gauge", "Worker processes that run (CONFIGSVC_WORKERS)."),
+    "configsvc_worker_restarts_total": Declared("counter", "Workers started in place of one that ended.", across="max"),
+    "configsvc_build_info": Declared("gauge", "1, labelled with the version.", ("version",), across="max"),
 }
 
 
@@ -115,9 +135,16 @@ class Metrics:
 
     def __init__(self, hub: Hub) -> None:
         self.registry = CollectorRegistry()
+        self.registry.register(_Flush(self))
         self.streams: dict[str, int] = {"sse": 0, "websocket": 0}
         self.in_progress = 0
+        self.memo_hits = self.memo_entries = self.memo_bytes = 0
+        self.flush: Callable[[], None] = lambda: None
+        """Called before anybody reads: counts what has only been noted so far."""
         self.loop_lag_s = 0.0
+        self.of_all: Callable[[], Awaitable[bytes]] | None = None
+        """Where this process is one of several workers: the exposition of all of them."""
+        self.restarts: Callable[[], int] = lambda: 0
         self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._requests = self._counter("configsvc_http_requests_total")
         self._duration = self._histogram("configsvc_http_request_duration_seconds")
@@ -147,14 +174,28 @@ class Metrics:
 
     def answered(self, method: str, route: str, status: int, seconds: float | None) -> None:
         """Count an answer; `seconds` is None for a stream."""
+        requests, duration = self._counted(method, route, status)
+        requests.inc()
+        if seconds is not None:
+            duration.observe(seconds)
+
+    def answered_again(self, route: str, status: int, count: int, seconds: float) -> None:
+        """Count reads that the memo answered in `seconds` together, each in about the same time."""
+        requests, duration = self._counted("GET", route, status)
+        requests.inc(count)
+        # The histogram's own way takes one at a time.
+        duration._sum.inc(seconds)
+        duration._buckets[bisect_left(LATENCY_BUCKETS_S, seconds / count)].inc(count)
+        self._cache.labels("not_modified" if status == 304 else "stored").inc(count)
+        self.memo_hits += count
+
+    def _counted(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
         # Finding a labelled child costs more than counting; there are as many as routes and statuses.
         counted = self._answered.get((method, route, status))
         if counted is None:
             counter = self._requests.labels(method, route, str(status))
             counted = self._answered[method, route, status] = (counter, self._duration.labels(route, str(status)))
-        counted[0].inc()
-        if seconds is not None:
-            counted[1].observe(seconds)
+        return counted
 
     def refused(self, code: str) -> None:
         """Count a request that never got as far as a route."""
@@ -188,6 +229,17 @@ class Metrics:
         return Histogram(name, declared.doc, declared.labels, registry=self.registry, buckets=LATENCY_BUCKETS_S)
 
 
+class _Flush(Collector):
+    """Has no metrics of its own. Registered first, so that all others are up to date when they are read."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        self._metrics.flush()
+        return ()
+
+
 class _Reader(Collector):
     """Reads gauges from their owners when asked."""
 
@@ -215,6 +267,8 @@ class _Reader(Collector):
         yield _gauge("configsvc_staleness_seconds", hub.staleness_s())
         yield _gauge("configsvc_ready", hub.ready)
         yield _gauge("configsvc_event_loop_lag_seconds", self._metrics.loop_lag_s)
+        yield _gauge("configsvc_workers", 1)
+        yield _counter("configsvc_worker_restarts_total", self._metrics.restarts())
         held = hub.held_for()
         yield _gauge("configsvc_apply_windows", len(held))
         yield _gauge("configsvc_apply_window_oldest_seconds", max(held.values(), default=0))
@@ -247,6 +301,10 @@ class _Reader(Collector):
 
     def _streams(self) -> Iterator[Metric]:
         yield _gauge("configsvc_http_requests_in_progress", self._metrics.in_progress)
+        hits = "configsvc_memo_hits_total"
+        yield CounterMetricFamily(hits, TABLE[hits].doc, value=self._metrics.memo_hits)
+        yield _gauge("configsvc_memo_entries", self._metrics.memo_entries)
+        yield _gauge("configsvc_memo_bytes", self._metrics.memo_bytes)
         yield _labelled("configsvc_subscribers", self._metrics.streams)
         sent = {"snapshot": 0, "change": 0, "status": 0, **self._hub.frames_sent}
         yield _labelled("configsvc_frames_sent_total", sent)
@@ -256,11 +314,15 @@ class _Reader(Collector):
         yield _gauge("configsvc_watch_lag_revisions", follower.lag)
         yield _labelled("configsvc_watch_reconnects_total", follower.reconnects)
         yield _labelled("configsvc_relists_total", follower.relists)
-        yield CounterMetricFamily("configsvc_forks_total", TABLE["configsvc_forks_total"].doc, value=follower.forks)
+        yield _counter("configsvc_forks_total", follower.forks)
 
 
 def _gauge(name: str, value: float) -> Metric:
     return GaugeMetricFamily(name, TABLE[name].doc, value=value)
+
+
+def _counter(name: str, value: float) -> Metric:
+    return CounterMetricFamily(name, TABLE[name].doc, value=value)
 
 
 def _breakers(etcd: Etcd) -> Metric:

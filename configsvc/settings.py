@@ -7,6 +7,7 @@ from it. Holds no secret: passwords and keys are named by path and read by those
 """
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -63,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: float
     start_timeout_s: float | None
     drain_s: float
+    workers: int
     cache_dir: Path | None
     cache_max_age_s: float
     ready_from_disk: bool
@@ -71,6 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_streams: int
     slow_reader_s: float
     head_timeout_s: float
+    hot_reads: bool
     frame_log_count: int
     frame_log_bytes: int
     log_format: Literal["auto", "json", "console"]
@@ -141,6 +144,9 @@ TABLE = (
     Setting("drain_s", "CONFIGSVC_DRAIN_S", "drain_s", seconds(0, 3600), 10.0,
             "How long a stopping service lets streams and requests finish. Keep it below what the supervisor grants "
             "(Kubernetes: 30 s)."),
+    Setting("workers", "CONFIGSVC_WORKERS", "workers", integer(1, 64, "processes"), 1,
+            "Processes that serve the same port, each on a core of its own, with all of the data and its own watch on "
+            "etcd. More than one needs Linux; `configsvc dev` always runs one."),
     Setting("cache_dir", "CONFIGSVC_CACHE_DIR", "cache.dir", FOLDER, None,
             "Directory for the last-known-good snapshots, so that a restart while etcd is away still serves. "
             "Default: none are kept. Clients read the same variable."),
@@ -153,11 +159,14 @@ TABLE = (
     Setting("breaker_open_s", "CONFIGSVC_BREAKER_OPEN_S", "breaker.open_s", seconds(0.05, 3600), 2.0,
             "For how long, until one request tries it again. With a heartbeat below 4 s, at most half of that."),
     Setting("max_streams", "CONFIGSVC_MAX_STREAMS", "stream.max", integer(1, 1_000_000, "streams"), 10_000,
-            "Open streams at a time; the next is refused with 503. Each needs a file descriptor."),
+            "Open streams at a time, of each worker; the next is refused with 503. Each needs a file descriptor."),
     Setting("slow_reader_s", "CONFIGSVC_SLOW_READER_S", "stream.slow_reader_s", seconds(0.1, 3600), 30.0,
             "A stream whose reader takes nothing for so long is closed."),
     Setting("head_timeout_s", "CONFIGSVC_HEAD_TIMEOUT_S", "head_timeout_s", seconds(0.1, 3600), 10.0,
             "A request's head must be complete within this time."),
+    Setting("hot_reads", "CONFIGSVC_HOT_READS", "hot_reads", BOOLEAN, True,
+            "Whether a read that was answered before is answered again without parsing it, while nothing has changed "
+            "that its answer rests on. Costs up to 32 MiB."),
     Setting("frame_log_count", "CONFIGSVC_FRAME_LOG_COUNT", "stream.log_count", integer(1, 1_000_000, "frames"), 1000,
             "Changes kept per scope for readers that come back; one that missed more gets a snapshot instead."),
     Setting("frame_log_bytes", "CONFIGSVC_FRAME_LOG_BYTES", "stream.log_bytes", integer(1, 2**40, "bytes"),
@@ -280,6 +289,8 @@ def _together(reading: _Reading) -> Iterator[str]:
     """What is wrong with settings that are right one by one; silent about those that are not."""
     yield from _mode_problems(reading)
     yield from _exposure_problems(reading)
+    if reading.values["workers"] > 1 and sys.platform != "linux":
+        yield f"{reading.origin['workers']}: more than one process on a port needs Linux; leave it at 1 on this system"
     for one, other in (("etcd_user", "etcd_password_file"), ("etcd_cert", "etcd_key")):
         for have, lack in ((one, other), (other, one)):
             if reading.given(have) and not reading.given(lack):

@@ -59,11 +59,18 @@ def errors_table() -> str:
 
 
 def metrics_table(rows: Mapping[str, Any] = metrics.TABLE) -> str:
-    """Every metric with its type and labels."""
+    """Every metric with its type and labels, and the service's with what several workers' values are together."""
+    several = rows is metrics.TABLE
     return table(
-        ("metric", "type", "labels", "meaning"),
+        ("metric", "type", "labels", "meaning", *(["workers"] if several else [])),
         (
-            (f"`{name}`", metric.kind, ", ".join(f"`{label}`" for label in metric.labels), metric.doc)
+            (
+                f"`{name}`",
+                metric.kind,
+                ", ".join(f"`{label}`" for label in metric.labels),
+                metric.doc,
+                *([metric.across] if several else []),
+            )
             for name, metric in rows.items()
         ),
     )

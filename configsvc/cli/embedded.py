@@ -97,7 +97,7 @@ def _with_free_ports(settings: Settings, etcd_port: int) -> Settings:
     for wanted in (etcd_port, etcd_port + 1) if etcd_port else ():
         _free_port(Address("127.0.0.1", wanted), "choose another with --etcd-port (0: any)")
     port = _free_port(settings.listen, "choose another with --port (0: any)")
-    return msgspec.structs.replace(settings, listen=settings.listen._replace(port=port))
+    return msgspec.structs.replace(settings, listen=settings.listen._replace(port=port), workers=1)
 
 
 def _free_port(address: Address, hint: str) -> int:

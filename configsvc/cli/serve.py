@@ -29,7 +29,12 @@ def serve(config: ConfigFile = None) -> None:
     from configsvc.web import server
 
     try:
-        code = run(server.serve(settings))
+        if settings.workers > 1:
+            from configsvc.web import workers
+
+            code = workers.serve(settings, run)
+        else:
+            code = run(server.serve(settings))
     except SettingsError as error:
         exits.fail(exits.CONFIG, *error.problems)
     raise typer.Exit(code)

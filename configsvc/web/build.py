@@ -20,12 +20,13 @@ from configsvc.web.context import follows
 from configsvc.writer import Writer
 
 
-def build(settings: Settings) -> web.Application:
+def build(settings: Settings, *, keeps: bool = True) -> web.Application:
     """The application that the settings describe. No connection is opened before it is started.
 
+    Last-known-good files are read by all, and written where it `keeps` them: one process of a service is enough.
     Raises `SettingsError` where a certificate or key is there, as settings have checked, but is none.
     """
-    _check_certificates(settings)
+    check_certificates(settings)
     replica = Replica(settings.environment)
     store = _store(settings)
     hub = Hub(
@@ -42,7 +43,7 @@ def build(settings: Settings) -> web.Application:
         hub,
         prefix=namespace_prefix(settings.service_name),
         writer=Writer(gateway) if settings.writes else None,
-        keep=store.save_history if store else lambda history: None,
+        keep=store.save_history if store and keeps else lambda history: None,
     )
 
     async def etcd_open(app: web.Application) -> AsyncIterator[None]:
@@ -60,26 +61,31 @@ def build(settings: Settings) -> web.Application:
         follower=follower,
         etcd=gateway,
         store=store,
-        lifetimes=[etcd_open, *_keeping(settings, store, hub, follower), following],
+        lifetimes=[etcd_open, *_keeping(settings, store, hub, follower, keeps=keeps), following],
     )
 
 
-def _check_certificates(settings: Settings) -> None:
+def check_certificates(settings: Settings) -> None:
+    """Raise `SettingsError` where etcd's certificates cannot be used."""
     try:
         TlsFiles(cacert=settings.etcd_cacert, cert=settings.etcd_cert, key=settings.etcd_key).context()
     except Refused as error:
         raise SettingsError([f"ETCD_CACERT, ETCD_CERT, ETCD_KEY: {error}"]) from error
 
 
-def _keeping(settings: Settings, store: Store | None, hub: Hub, follower: Follower) -> list[Lifetime]:
+def _keeping(settings: Settings, store: Store | None, hub: Hub, follower: Follower, *, keeps: bool) -> list[Lifetime]:
     """Start from the last-known-good snapshots, and keep them up to date, where there is a place for them."""
     if store is None:
         return []
 
     async def keeping(app: web.Application) -> AsyncIterator[None]:
         saver = Saver(store, hub.replica, proved_at=lambda: hub.proved_time)
-        hub.on_publish = saver.note
+        if keeps:
+            hub.on_publish = saver.note
         follower.recall(store.load(partial(follows, settings)), store.load_history())
+        if not keeps:
+            yield
+            return
         async with running(app, saver.run(), "saver"):
             yield
         saver.renew()

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from configsvc.board import Board
 from configsvc.etcd.ops import Etcd
 from configsvc.follower import Follower
 from configsvc.hub import Hub, utc_now
@@ -18,6 +19,8 @@ from configsvc_client.protocol import format_time
 
 Status = Literal["ok", "degraded", "unavailable"]
 _SEVERITY: tuple[Status, ...] = ("ok", "degraded", "unavailable")
+KEEPER = 1
+"""Of several workers the one that writes last-known-good files."""
 LONG_WINDOW_S = 60.0
 """An apply window open for longer is reported: its writer has probably died."""
 
@@ -51,8 +54,14 @@ class Health:
         self._store = store
         self._ready_from_disk = ready_from_disk
         self._now = now
+        self._board: Board | None = None
+        self._number = KEEPER
         self._checks: dict[str, State] = {}
         self._overall = State(status="unavailable", since=now(), detail="")
+
+    def among(self, board: Board, number: int) -> None:
+        """Look at the other workers too; this one has `number`."""
+        self._board, self._number = board, number
 
     def observe(self) -> None:
         """Look at everything and keep the time at which a status changed."""
@@ -89,9 +98,14 @@ class Health:
 
     @property
     def ready(self) -> bool:
-        """Whether traffic should come here."""
+        """Whether traffic should come here.
+
+        One of several workers speaks for itself, but for the start of the service: the first is not ready before all
+        are, since nobody can choose which of them a connection comes to.
+        """
         hub = self._hub
-        return hub.ready and not hub.draining and (hub.listed or self._ready_from_disk)
+        ready = hub.ready and not hub.draining and (hub.listed or self._ready_from_disk)
+        return ready and (self._board is None or self._board.began)
 
     # ---- checks -------------------------------------------------------------------------------------------------
 
@@ -104,6 +118,8 @@ class Health:
         yield self._unreadable()
         yield self._windows()
         yield self._cache()
+        if self._board is not None:
+            yield self._workers(self._board)
 
     def _data(self) -> Finding:
         hub = self._hub
@@ -161,6 +177,12 @@ class Health:
             return "cache", "degraded", "serving last-known-good snapshots from disk"
         if self._store is None:
             return "cache", "ok", "not in use"
+        if self._number != KEEPER:
+            return "cache", "ok", f"snapshots are kept by worker {KEEPER}"
         if self._store.problem:
             return "cache", "degraded", f"snapshots cannot be kept: {self._store.problem}"
         return "cache", "ok", "snapshots are kept"
+
+    def _workers(self, board: Board) -> Finding:
+        status: Status = "ok" if board.ready == board.count else "degraded"
+        return "workers", status, f"{board.ready} of {board.count} have data; this is number {self._number}"

@@ -70,8 +70,9 @@ async def ready(request: web.Request) -> web.StreamResponse:
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
-    """`GET /metrics`, in Prometheus' text format."""
-    body = request.app[context.METRICS].exposition()
+    """`GET /metrics`, in Prometheus' text format; for all workers, whichever is asked."""
+    counted = request.app[context.METRICS]
+    body = await counted.of_all() if counted.of_all else counted.exposition()
     return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
 
 

@@ -9,7 +9,9 @@ import contextlib
 import functools
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
+from time import monotonic
 
 import structlog
 from aiohttp import web
@@ -57,8 +59,8 @@ class Site(web.BaseSite):
         self._server = await loop.create_server(self._protocol, sock=self._sock, backlog=BACKLOG)
 
 
-def bind(address: Address) -> socket.socket:
-    """A socket on `address`, not listening yet; raises `PortInUse`."""
+def bind(address: Address, *, shared: bool = False) -> socket.socket:
+    """A listening socket on `address`, alone or `shared` with sockets that allow it; raises `PortInUse`."""
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, proto, _, sockaddr = found[0]
@@ -69,6 +71,8 @@ def bind(address: Address) -> socket.socket:
         if hasattr(socket, "AF_INET6") and family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(sockaddr)
         sock.listen(BACKLOG)
     except OSError as error:
@@ -79,12 +83,19 @@ def bind(address: Address) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def listening(app: web.Application, sock: socket.socket) -> AsyncIterator[str]:
-    """Serve `app` on a bound socket while the block runs; yields the URL. Leaving drains first."""
+async def listening(
+    app: web.Application, sock: socket.socket, hold: Callable[[], Awaitable[None]] | None = None
+) -> AsyncIterator[str]:
+    """Serve `app` on a bound socket while the block runs; yields the URL. Leaving drains first.
+
+    The application runs before connections are taken; `hold` puts that off further.
+    """
     settings, metrics = app[context.SETTINGS], app[context.METRICS]
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=CANCEL_S)
     try:
         await runner.setup()
+        if hold is not None:
+            await hold()
         server = runner.server
         assert server is not None
         protocol = functools.partial(
@@ -121,19 +132,36 @@ async def serve(settings: Settings) -> int:
     return await serve_app(app, sock)
 
 
-async def serve_app(app: web.Application, sock: socket.socket) -> int:
-    """Serve an application on a bound socket, as `serve` does; returns the exit code."""
+async def serve_app(
+    app: web.Application,
+    sock: socket.socket,
+    *,
+    stopping: "Callable[[], AbstractContextManager[Stop]] | None" = None,
+    hold_s: float = 0.0,
+) -> int:
+    """Serve an application on a bound socket, as `serve` does; returns the exit code.
+
+    `stopping` says who asks it to stop, in place of signals. For up to `hold_s`, connections wait for the first data.
+    """
     settings = app[context.SETTINGS]
-    with _signals() as stop:
-        async with listening(app, sock) as url:
-            log.info(f"configsvc {__version__} serves {_what(settings)} at {url}", address=url, mode=settings.mode)
+    with (stopping or _signals)() as stop:
+        async with listening(app, sock, functools.partial(_held, app, stop, hold_s)) as url:
+            log.info(f"configsvc {__version__} serves {served(settings)} at {url}", address=url, mode=settings.mode)
             code = await _until_stopped(app, stop)
             await _drained(app, settings.drain_s, stop)
     log.info("stopped", code=code)
     return code
 
 
-def _what(settings: Settings) -> str:
+async def _held(app: web.Application, stop: "Stop", hold_s: float) -> None:
+    """Return as soon as there is data from etcd or a wish to stop, after `hold_s` at the latest."""
+    hub, until = app[context.HUB], monotonic() + hold_s
+    while not (hub.listed and hub.ready) and not stop.wanted.is_set() and monotonic() < until:
+        await hub.moved(POLL_S)
+
+
+def served(settings: Settings) -> str:
+    """What these settings serve, in words."""
     return "every namespace" if settings.mode == "central" else f"{settings.service_name}/{settings.environment or '*'}"
 
 

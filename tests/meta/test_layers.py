@@ -23,6 +23,7 @@ COMPOSITION = (
     "configsvc.web.app",
     "configsvc.web.build",
     "configsvc.web.server",
+    "configsvc.web.workers",
 )
 ENVIRON_READERS = ("configsvc.cli", "configsvc.probe", "configsvc.__main__")
 """Of the service: the command line hands it to the settings, and `__main__` looks whether a shell asks for completion;

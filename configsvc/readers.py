@@ -36,7 +36,8 @@ class Reader:
     """One follower of a scope. Ids never go back.
 
     Either `async for frames in reader`, which yields lists of frames to send in order, at least one per heartbeat, and
-    ends after a status `draining`; or set `poke`, which the hub calls where there may be news, and `pull` until `ended`.
+    ends after a status `draining`; or set `poke`, which the hub calls where there may be news, and `pull` until
+    `ended`.
     A context manager: leaving ends the subscription.
     """
 
@@ -68,6 +69,7 @@ class Reader:
 
     def close(self) -> None:
         """End the subscription, if it has not ended yet."""
+        self.poke = _nobody_waits
         self._hub.unsubscribe(self)
 
     def __aiter__(self) -> "Reader":

@@ -17,6 +17,7 @@ from configsvc.metrics import Metrics
 from configsvc.settings import Settings
 from configsvc.store import Store
 from configsvc.web import context, openapi
+from configsvc.web.fanout import FANOUT, Fanout
 from configsvc.web.health import Health
 from configsvc.web.middleware import MIDDLEWARES, finish_head
 from configsvc.web.route import Route
@@ -24,6 +25,8 @@ from configsvc.web.routes import ANY_ROUTE, ROUTES
 
 Lifetime = Callable[[web.Application], AsyncIterator[None]]
 log = structlog.get_logger()
+LEAVE_S = 1.0
+"""How long streams may take to end after the last word to them is out."""
 LOOK_S = 1.0
 """How often health is looked at without being asked, and how late that was is the event loop's lag."""
 _ROUTER_PATTERNS = {"{ns}": "{ns:[^/]*}", "{env}": "{env:[^/]*}", "{key}": "{key:(?s:.*)}"}
@@ -51,6 +54,7 @@ def create_app(
     app[context.HUB] = hub
     app[context.METRICS] = metrics = metrics or Metrics(hub)
     app[context.AUTHENTICATOR] = authenticator or auth.authenticator(settings)
+    app[FANOUT] = Fanout(metrics, settings.slow_reader_s, app[context.AUTHENTICATOR].holds)
     app[context.HEALTH] = Health(
         hub, follower=follower, etcd=etcd, store=store, ready_from_disk=settings.ready_from_disk
     )
@@ -114,6 +118,7 @@ FAILURE = web.AppKey("failure", Failure)
 
 async def _drain(app: web.Application) -> None:
     app[context.HUB].drain()
+    await app[FANOUT].close(LEAVE_S)
 
 
 async def _heartbeats(app: web.Application) -> AsyncIterator[None]:

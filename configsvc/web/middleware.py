@@ -7,7 +7,9 @@ exist. Authorization reads the route table; a handler that is not in it is refus
 import asyncio
 import logging
 import secrets
+from functools import partial
 from time import perf_counter
+from typing import Any
 
 import structlog
 from aiohttp import hdrs, web
@@ -21,7 +23,9 @@ from configsvc.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
+from configsvc.metrics import Metrics
 from configsvc.web import context, problems, syntax
+from configsvc.web.fanout import STREAM
 from configsvc.web.route import Handler, Route, Target
 
 MAX_IGNORED_BODY = 64 * 1024
@@ -51,13 +55,27 @@ async def log_requests(request: web.Request, handler: Handler) -> web.StreamResp
         response = await handler(request)
         return response
     finally:
-        metrics.in_progress -= 1
         row = context.route(request)
         status = response.status if response else request.get(context.ANSWERED, GONE)
-        seconds = perf_counter() - started
         method = request.method if request.method in METHODS else "other"
-        metrics.answered(method, row.path if row else "", status, None if row and row.lasting else seconds)
-        _log(request, row, status, seconds)
+        level = _level(row, status)
+        # Put together now: the request is not to live for as long as a stream.
+        facts = _facts(request, row, status) if level else {}
+        end = partial(_ended, metrics, method, row, status, started, level, facts)
+        if (stream := request.get(STREAM)) is not None:
+            stream.on_end = end
+        else:
+            end()
+
+
+def _ended(
+    metrics: Metrics, method: str, row: Route | None, status: int, started: float, level: str, facts: dict[str, Any]
+) -> None:
+    seconds = perf_counter() - started
+    metrics.in_progress -= 1
+    metrics.answered(method, row.path if row else "", status, None if row and row.lasting else seconds)
+    if level:
+        getattr(log, level)("request", **{**facts, "seconds": round(seconds, 6)})
 
 
 async def finish_head(request: web.Request, response: web.StreamResponse) -> None:
@@ -67,28 +85,28 @@ async def finish_head(request: web.Request, response: web.StreamResponse) -> Non
         response.headers["X-Request-Id"] = request[context.REQUEST_ID]
 
 
-def _log(request: web.Request, row: Route | None, status: int, seconds: float) -> None:
+def _level(row: Route | None, status: int) -> str:
+    """At which level an answer is logged; empty where it is not."""
     if status >= 500 and status != 503:
-        level = "error"
-    elif status >= 400 or (row and row.lasting):
-        level = "info"
-    elif logging.getLogger().isEnabledFor(logging.DEBUG):
-        level = "debug"
-    else:
-        # Reads come by the thousand, and a log of them would cost more than they do; the metrics have them.
-        return
-    getattr(log, level)(
-        "request",
-        method=request.method,
-        path=request.rel_url.raw_path[:MAX_LOGGED_PATH],
-        route=row.path if row else None,
-        status=status,
-        seconds=round(seconds, 6),
-        peer=request.remote,
-        identity=who.name if (who := request.get(context.IDENTITY)) else None,
-        request_id=request[context.REQUEST_ID],
-        trace_id=syntax.trace_id(request.headers.get("traceparent")),
-    )
+        return "error"
+    if status >= 400 or (row and row.lasting):
+        return "info"
+    # Reads come by the thousand, and a log of them would cost more than they do; the metrics have them.
+    return "debug" if logging.getLogger().isEnabledFor(logging.DEBUG) else ""
+
+
+def _facts(request: web.Request, row: Route | None, status: int) -> dict[str, Any]:
+    return {
+        "method": request.method,
+        "path": request.rel_url.raw_path[:MAX_LOGGED_PATH],
+        "route": row.path if row else None,
+        "status": status,
+        "seconds": 0.0,
+        "peer": request.remote,
+        "identity": who.name if (who := request.get(context.IDENTITY)) else None,
+        "request_id": request[context.REQUEST_ID],
+        "trace_id": syntax.trace_id(request.headers.get("traceparent")),
+    }
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------

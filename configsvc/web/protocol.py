@@ -106,6 +106,22 @@ class Protocol(RequestHandler):
         elif self._deadline is None and data.strip(b"\r\n"):
             self._deadline = self._loop.call_later(self._head_timeout_s, self._head_overdue)
 
+    def hand_over(self, protocol: asyncio.Protocol) -> None:
+        """Give the connection to `protocol`, from within a handler that has sent all that it will.
+
+        For aiohttp it is lost with that: nothing of this side, its request and its task is kept for it. Raises
+        `ConnectionResetError` where it really is.
+        """
+        transport, self.transport = self.transport, None
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the other side is gone")
+        # The handler is to return, not to be cancelled.
+        self._task_handler = None
+        self.connection_lost(None)
+        transport.set_protocol(protocol)
+        transport.resume_reading()
+        protocol.connection_made(transport)
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stop the clocks."""
         if self._first is not None:

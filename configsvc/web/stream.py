@@ -1,28 +1,24 @@
 """Streams: a scope's frames as Server-Sent Events or WebSocket messages, until one side ends it.
 
-What to send is the hub's reader's to say; this module gets it out of the door: in bounded slices, never faster than
-the other side takes them, and not for ever to one that takes nothing. A frame that is large is shared by all streams,
-not copied for each.
+What to send is the hub's reader's to say. Server-Sent Events are `fanout.py`'s to get out of the door once their head
+is written; WebSocket messages have a task for each connection here, since both sides speak: never faster than the other
+side takes them, and not for ever to one that takes nothing.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from configsvc.core.feed import Frame
 from configsvc.errors import InvalidRequest
 from configsvc.readers import Reader
 from configsvc.web import context, syntax
-from configsvc.web.protocol import reset
+from configsvc.web.fanout import FANOUT, LOOKS, SLICE_BYTES, STREAM, Head, Stream
+from configsvc.web.protocol import Protocol, reset
 
-SLICE_BYTES = 64 * 1024
-"""What one write hands to the transport; also the transport's default high-water mark."""
 EASY_BYTES = SLICE_BYTES // 2
 """Up to here the transport takes data without making its writer wait."""
-LOOKS = 5
-"""How often a blocked stream is looked at within `slow_reader_s`."""
 MAX_MESSAGE_BYTES = 4096
 CLOSE_TIMEOUT_S = 2.0
 
@@ -80,48 +76,25 @@ class Outlet:
             raise SlowReader
 
 
-def slices(frames: Iterable[Frame]) -> Iterator[bytes | memoryview]:
-    """The frames as SSE bytes, in pieces of at most `SLICE_BYTES`: small ones joined, large ones cut but not copied."""
-    joined: list[bytes] = []
-    size = 0
-    for frame in frames:
-        if len(frame) + 256 > SLICE_BYTES:
-            yield b"".join([*joined, frame.sse_head])
-            joined, size = [b"\n\n"], 2
-            data = memoryview(frame.data)
-            for start in range(0, len(data), SLICE_BYTES):
-                yield data[start : start + SLICE_BYTES]
-            continue
-        if size + len(frame.sse) > SLICE_BYTES:
-            yield b"".join(joined)
-            joined, size = [], 0
-        joined.append(frame.sse)
-        size += len(frame.sse)
-    if joined:
-        yield b"".join(joined)
-
-
 async def watch(request: web.Request) -> web.StreamResponse:
     """`GET /v1/watch/{ns}/{env}`."""
-    metrics = request.app[context.METRICS]
-    with _reader(request) as reader:
-        response = web.StreamResponse(headers=SSE_HEADERS)
-        await response.prepare(request)
+    reader, connection = _reader(request), request.protocol
+    try:
+        head = Head(headers=SSE_HEADERS)
+        # Nothing else that arrives on this connection is answered.
+        head.force_close()
+        await head.prepare(request)
         request[context.ANSWERED] = 200
-        outlet = _outlet(request, "sse")
-        metrics.streams["sse"] += 1
-        try:
-            async for frames in reader:
-                if not _still_allowed(request):
-                    break
-                for piece in slices(frames):
-                    await outlet.send(response.write(piece), len(piece))
-            await response.write_eof()
-        except SlowReader:
-            pass
-        finally:
-            metrics.streams["sse"] -= 1
-    return response
+        assert isinstance(connection, Protocol)
+        stream = Stream(
+            request.app[FANOUT], reader, context.identity(request), chunked="Transfer-Encoding" in head.headers
+        )
+        connection.hand_over(stream)
+    except BaseException:
+        reader.close()
+        raise
+    request[STREAM] = stream
+    return head
 
 
 async def websocket(request: web.Request) -> web.StreamResponse:

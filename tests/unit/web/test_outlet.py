@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configsvc.core.feed import Feed, Frame
-from configsvc.web.stream import SLICE_BYTES, Outlet, SlowReader, slices
+from configsvc.web.fanout import SLICE_BYTES, slices
+from configsvc.web.stream import Outlet, SlowReader
 from configsvc_client.protocol import EventId
 from configsvc_client.snapshot import Snapshot
 

@@ -13,6 +13,8 @@ from itertools import chain
 from math import isqrt
 from typing import Any, NamedTuple
 
+import msgspec
+
 from configsvc_client.protocol import Entry
 
 PLAIN = 128
@@ -21,6 +23,9 @@ PART = 32
 """Keys in a small dict when it is made; one that grew to more than twice as many is cut."""
 LONG = 4
 """A row that grew to so many times as many small dicts as there are rows has everything laid out anew."""
+
+
+_encoder = msgspec.json.Encoder()
 
 
 class _Row(NamedTuple):
@@ -174,6 +179,18 @@ def with_changes(
     for key in deleted:
         copy.pop(key, None)
     return immutable(copy)
+
+
+def encoded(entries: Mapping[str, Entry]) -> Iterator[bytes]:
+    """The JSON object of all entries, in pieces none of which keeps other threads waiting for long."""
+    parts = entries.parts() if isinstance(entries, Entries) else [entries]
+    separator = b"{"
+    for part in parts:
+        if part:
+            yield separator
+            yield _encoder.encode(part)[1:-1]
+            separator = b","
+    yield b"{}" if separator == b"{" else b"}"
 
 
 def differing(

@@ -28,7 +28,9 @@ WRITE_EVERY_S = 1.0
 SPREAD_S = 0.25
 """Processes of one application hear of a change together; the first to write saves the others from it."""
 IDLE_SHARE = 50.0
-"""So many times as long as a write took is waited after it: large states on slow disks are written more seldom."""
+"""So many times as long as a write took is waited after it, `REFRESH_S` at most, to spare disks that are slow."""
+CPU_SHARE = 0.01
+"""Of one core at most this is spent on writing: a state that took 0.1 s of it is written again after 10 s."""
 RETRY_S = 30.0
 """After a write that failed."""
 STOP_TIMEOUT_S = 1.5
@@ -47,11 +49,16 @@ class Keeper:
     """
 
     def __init__(
-        self, files: Files, *, clock: Callable[[], float] = time.monotonic, random: Random | None = None
+        self,
+        files: Files,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        cpu: Callable[[], float] = time.thread_time,
+        random: Random | None = None,
     ) -> None:
         self.files = files
         self._random = random or Random()
-        self._clock = clock
+        self._clock, self._cpu = clock, cpu
         self._held: tuple[EventId, tuple[str, ...]] | None = None
         self._noted: _Noted | None = None
         self._saved: _Noted | None = None
@@ -124,13 +131,13 @@ class Keeper:
             with contextlib.suppress(queue.Empty):
                 while True:
                     self._changed.get_nowait()
-            started = self._clock()
-            pause_s = RETRY_S
+            started, cpu = self._clock(), self._cpu()
             if self._save():
                 pause_s = min(max(WRITE_EVERY_S, IDLE_SHARE * (self._clock() - started)), REFRESH_S)
             else:
+                pause_s = RETRY_S
                 self._changed.put(None)
-            self._pause(pause_s)
+            self._pause(max(pause_s, (self._cpu() - cpu) / CPU_SHARE))
         self._save()
 
     def _pause(self, seconds: float) -> None:

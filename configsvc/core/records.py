@@ -6,6 +6,8 @@ Pure. Reads entries and heads (`model.py`) and keeps what does not read as a `Pr
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
+from operator import itemgetter
 
 import msgspec
 
@@ -118,6 +120,35 @@ def fingerprint_of(newest_keys: Iterable[tuple[bytes, int]], count: int) -> Fing
     return Fingerprint(
         count=count, newest=max(revisions, default=0), keys=frozenset(pair for pair in pairs if pair[1] > cut)
     )
+
+
+_KEPT = 16 * FINGERPRINT_KEYS
+
+
+class Newest:
+    """Which keys of a mirror changed last, so that its fingerprint costs the same however many keys there are."""
+
+    def __init__(self, mirror: Mapping[bytes, int]) -> None:
+        self._mirror = mirror
+        # As many of the newest as it has, oldest first.
+        self._keys: dict[bytes, int] = {}
+
+    def put(self, key: bytes, revision: int) -> None:
+        """Note a change, no older than any before it."""
+        self._keys.pop(key, None)
+        self._keys[key] = revision
+        if len(self._keys) > 2 * _KEPT:
+            self._keys = dict(islice(self._keys.items(), _KEPT, None))
+
+    def delete(self, key: bytes) -> None:
+        """Note that a key is gone."""
+        self._keys.pop(key, None)
+
+    def fingerprint(self) -> Fingerprint:
+        """The fingerprint of the mirror as it is. Looks at all keys where too many of the newest have gone."""
+        if len(self._keys) < min(FINGERPRINT_KEYS, len(self._mirror)):
+            self._keys = dict(sorted(self._mirror.items(), key=itemgetter(1))[-_KEPT:])
+        return fingerprint_of(islice(reversed(self._keys.items()), FINGERPRINT_KEYS), len(self._mirror))
 
 
 def sort_listing(records: Iterable[Record], revision: int, cluster_id: str, environment: str | None = None) -> Listed:

@@ -9,8 +9,6 @@ Rules: the release protocol (apply windows, unreadable entries, epochs) and the 
 """
 
 from collections.abc import Mapping, Sequence
-from heapq import nlargest
-from operator import itemgetter
 
 import msgspec
 
@@ -29,14 +27,13 @@ from configsvc.core.model import (
     scope_prefix,
 )
 from configsvc.core.records import (
-    FINGERPRINT_KEYS,
     Event,
     Fingerprint,
     Listed,
     ListedScope,
+    Newest,
     Problem,
     Record,
-    fingerprint_of,
     opening,
     read_entry,
     read_head,
@@ -95,6 +92,7 @@ class Replica:
         self.position = 0
         self.cluster_id = ""
         self.mirror: dict[bytes, int] = {}
+        self._newest = Newest(self.mirror)
         self.scopes: dict[Scope, ScopeState] = {}
         """Every scope of which etcd has something, and those that are wanted all the same."""
         self.unaddressable: dict[bytes, int] = {}
@@ -148,8 +146,7 @@ class Replica:
 
     def identity(self) -> Fingerprint:
         """The fingerprint of the mirror, by which its history is told from others."""
-        pairs = nlargest(FINGERPRINT_KEYS, self.mirror.items(), key=itemgetter(1))
-        return fingerprint_of(pairs, len(self.mirror))
+        return self._newest.fingerprint()
 
     def witness(self) -> tuple[bytes, bytes] | None:
         """A key whose value is random, and so in no other history: an epoch key. None where there is none."""
@@ -170,15 +167,16 @@ class Replica:
 
     def fingerprint(self, scope: Scope) -> tuple[int, int]:
         """The fingerprint of a settled scope's prefix at `position`, everything below it included."""
-        revisions: list[int] = []
-        if state := self.scopes.get(scope):
+        prefix, state = scope_prefix(scope), self.scopes.get(scope)
+        others = [*self.unaddressable.items(), *self._reserved.items()]
+        revisions = [revision for path, revision in others if path.startswith(prefix)]
+        if state is None:
+            return max(revisions, default=0), len(revisions)
+        if state.newest is None:
             names = {*state.unreadable, *(key for key, entry in state.shown.items() if entry.source == "stored")}
             paths = [head_path(scope), *(entry_path(scope, name) for name in names)]
-            revisions += [self.mirror[path] for path in paths if path in self.mirror]
-        prefix = scope_prefix(scope)
-        for others in (self.unaddressable, self._reserved):
-            revisions += [revision for path, revision in others.items() if path.startswith(prefix)]
-        return max(revisions, default=0), len(revisions)
+            state.newest = max((self.mirror[path] for path in paths if path in self.mirror), default=0)
+        return max([state.newest, *revisions]), state.keys + state.has_head + len(revisions)
 
     def proved(self, scope: Scope) -> int:
         """Up to which revision readers of `scope` have seen everything; below the opening while a window is open."""
@@ -266,6 +264,7 @@ class Replica:
             raise Relist(f"a listing at {listed.revision}, which is below {self.position}")
         before = self.position
         self.position, self.mirror, self.cluster_id = listed.revision, listed.mirror, listed.cluster_id
+        self._newest = Newest(self.mirror)
         self.unaddressable, self._reserved = listed.unaddressable, listed.reserved
         self._epochs = dict(listed.epochs)
         if new_history:
@@ -352,16 +351,22 @@ class Replica:
         place = locate(event.key)
         odd = {"unaddressable": self.unaddressable, "reserved": self._reserved}.get(place.kind, {})
         odd.pop(event.key, None)
+        had = self.mirror.get(event.key)
         if event.record is None:
-            return None if self.mirror.pop(event.key, None) is None else self._count(place, -1)
-        new = event.key not in self.mirror
-        self.mirror[event.key] = revision
-        odd[event.key] = revision
-        return self._count(place, 1 if new else 0)
+            self._newest.delete(event.key)
+            self.mirror.pop(event.key, None)
+            return None if had is None else self._count(place, -1, had)
+        self.mirror[event.key] = odd[event.key] = revision
+        self._newest.put(event.key, revision)
+        return self._count(place, 1 if had is None else 0, revision)
 
-    def _count(self, place: Place, step: int) -> Place:
+    def _count(self, place: Place, step: int, revision: int) -> Place:
         if place.kind in ("entry", "head") and self.environment in (None, place.environment):
             state = self._state(place.scope)
+            if step >= 0:
+                state.newest = revision
+            elif state.newest == revision:
+                state.newest = None
             if place.kind == "entry":
                 state.keys += step
             elif step:

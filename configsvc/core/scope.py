@@ -132,6 +132,8 @@ class ScopeState:
     rebuilt: bool = False
     keys: int = 0
     has_head: bool = False
+    newest: int | None = 0
+    """The newest revision of a key or the head that etcd has now; None while that has to be looked for."""
 
     @property
     def stored(self) -> bool:
@@ -325,6 +327,8 @@ class ScopeState:
         """
         was = (self.tag, self.exists, self.hold is None)
         self.keys, self.has_head = len(seen.records), seen.head is not None
+        listed = [*seen.records.values(), *([seen.head] if seen.head else [])]
+        self.newest = max((record.mod_revision for record in listed), default=0)
         head, problem = read_head(seen.head)
         if head and head.applying and not self.continues(head.applying):
             update = self._start_held(head, head.applying, seen, before, found, proved)

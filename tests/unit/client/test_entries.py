@@ -5,11 +5,12 @@ import pickle
 from typing import Any
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from configsvc_client.entries import LONG, PART, PLAIN, Entries, differing, immutable, with_changes
+from configsvc_client.entries import LONG, PART, PLAIN, Entries, differing, encoded, immutable, with_changes
 from configsvc_client.protocol import Entry
 
 LARGE = 600
@@ -33,6 +34,7 @@ def found(old: Any, new: Any) -> dict[str, tuple[Entry | None, Entry | None]]:
 
 def check(entries: Any, model: dict[str, Entry]) -> None:
     assert len(entries) == len(model)
+    assert msgspec.json.decode(b"".join(encoded(entries)), type=dict[str, Entry]) == model
     assert entries == model
     assert model == entries
     assert dict(entries) == dict(entries.items()) == model

@@ -126,7 +126,7 @@ class Follower:
         self._past = past
         self._remembered_cluster = newest.cluster_id if newest else ""
         for one in saved:
-            update = self._replica.remember(one.snapshot(), one.proved, one.stored_head(), tag=one.tag)
+            update = self._replica.remember(one.snapshot, one.proved, one.stored_head(), tag=one.tag)
             self._hub.remember([(update, one.proved_at)])
             if one.cluster_id == self._remembered_cluster:
                 self._remembered[one.scope] = one.past()

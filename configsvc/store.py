@@ -13,10 +13,10 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from time import monotonic
+from time import monotonic, thread_time
 from typing import TypeVar
 
 import msgspec
@@ -26,6 +26,7 @@ from configsvc.core.continuity import Remembered
 from configsvc.core.feed import Update
 from configsvc.core.model import Head, Scope
 from configsvc.core.replica import Replica
+from configsvc_client.entries import encoded
 from configsvc_client.protocol import Entry
 from configsvc_client.snapshot import Snapshot
 
@@ -34,6 +35,8 @@ MAGIC = "configsvc-cache"
 SUFFIX = ".cache"
 WRITE_EVERY_S = 1.0
 """A scope that changes all the time is written at most so often."""
+CPU_SHARE = 0.01
+"""Of one core at most this is spent on writing: what took 0.2 s of it is followed by a pause of 20 s."""
 REFRESH_EVERY_S = 60.0
 REFRESH_FILES = 50
 """How many files of scopes that did not change are renewed at a time: the age of a file is that of its last proof."""
@@ -47,14 +50,6 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 
-class _Entry(msgspec.Struct, frozen=True, kw_only=True):
-    value: msgspec.Raw
-    version: str | None = None
-    source: str = "stored"
-    revision: int = 0
-    metadata: msgspec.Raw = msgspec.Raw(b"null")
-
-
 class SavedHead(msgspec.Struct, frozen=True, kw_only=True):
     """Which release the scope was at. `id` tells whether the store still has that very release."""
 
@@ -66,17 +61,12 @@ class SavedHead(msgspec.Struct, frozen=True, kw_only=True):
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
     """A scope as it was when all of it had been seen up to the revision `proved`, at the time `proved_at`.
 
-    `fingerprint` is that of the scope's prefix at `proved`: the newest `mod_revision`, and how many keys there were.
+    `snapshot` is the state as readers see it; `Replica.remember` takes it. `fingerprint` is that of the scope's prefix
+    at `proved`: the newest `mod_revision`, and how many keys there were.
     """
 
-    namespace: str
-    environment: str
+    snapshot: Snapshot
     cluster_id: str
-    epoch: str
-    revision: int
-    release: int | None
-    version: str | None
-    entries: dict[str, _Entry]
     tag: bool
     proved: int
     proved_at: datetime
@@ -85,19 +75,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def scope(self) -> Scope:
-        return Scope(self.namespace, self.environment)
-
-    def snapshot(self) -> Snapshot:
-        """The state as readers see it; `Replica.remember` takes it."""
-        return Snapshot(
-            namespace=self.namespace,
-            environment=self.environment,
-            epoch=self.epoch,
-            revision=self.revision,
-            release=self.release,
-            version=self.version,
-            entries={key: _entry(entry) for key, entry in self.entries.items()},
-        )
+        return Scope(self.snapshot.namespace, self.snapshot.environment)
 
     def stored_head(self) -> Head | None:
         """The head as `Replica.remember` takes it."""
@@ -106,7 +84,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
 
     def past(self) -> Remembered:
         """What the first listing after a restart has to follow."""
-        stored = {key: entry.revision for key, entry in self.entries.items() if entry.source == "stored"}
+        stored = {key: entry.revision for key, entry in self.snapshot.entries.items() if entry.source == "stored"}
         return Remembered(
             proved=self.proved,
             newest=self.fingerprint[0],
@@ -128,6 +106,91 @@ class Refused(ValueError):
     """A file that is not to be believed; the text says why."""
 
 
+def saved_of(replica: Replica, scope: Scope, proved_at: datetime) -> Saved | None:
+    """What to keep of a scope; None where it is not etcd's state at the position (held, pending, from a file, gone)."""
+    state = replica.scopes.get(scope)
+    if state is None or state.snapshot is None or state.hold or not state.exists or scope in replica.remembered:
+        return None
+    head = state.head
+    return Saved(
+        snapshot=state.snapshot,
+        cluster_id=replica.cluster_id,
+        tag=state.tag,
+        proved=replica.position,
+        proved_at=proved_at,
+        fingerprint=replica.fingerprint(scope),
+        head=SavedHead(release=head.release, version=head.version, id=head.id) if head else None,
+    )
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+class _Entry(msgspec.Struct, frozen=True, kw_only=True):
+    value: msgspec.Raw
+    version: str | None = None
+    source: str = "stored"
+    revision: int = 0
+    metadata: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _File(msgspec.Struct, frozen=True, kw_only=True):
+    """The payload of a scope's file, but for its entries, which come last."""
+
+    namespace: str
+    environment: str
+    cluster_id: str
+    epoch: str
+    revision: int
+    release: int | None
+    version: str | None
+    tag: bool
+    proved: int
+    proved_at: datetime
+    fingerprint: tuple[int, int]
+    head: SavedHead | None
+
+
+class _WholeFile(_File, frozen=True, kw_only=True):
+    entries: dict[str, _Entry]
+
+
+_saved_decoder = msgspec.json.Decoder(_WholeFile)
+_history_decoder = msgspec.json.Decoder(History)
+
+
+def _encode(saved: Saved) -> Iterator[bytes]:
+    """The payload in pieces, so that a thread that makes them leaves the interpreter to others in between."""
+    kept, about = saved.snapshot, msgspec.structs.asdict(saved)
+    names = ("namespace", "environment", "epoch", "revision", "release", "version")
+    about |= {name: getattr(kept, name) for name in names}
+    del about["snapshot"]
+    yield msgspec.json.encode(_File(**about))[:-1] + b',"entries":'
+    yield from encoded(kept.entries)
+    yield b"}"
+
+
+def _decode(payload: bytes) -> Saved:
+    file = _saved_decoder.decode(payload)
+    return Saved(
+        snapshot=Snapshot(
+            namespace=file.namespace,
+            environment=file.environment,
+            epoch=file.epoch,
+            revision=file.revision,
+            release=file.release,
+            version=file.version,
+            entries={key: _entry(entry) for key, entry in file.entries.items()},
+        ),
+        cluster_id=file.cluster_id,
+        tag=file.tag,
+        proved=file.proved,
+        proved_at=file.proved_at,
+        fingerprint=file.fingerprint,
+        head=file.head,
+    )
+
+
 def _entry(stored: _Entry) -> Entry:
     # Copied, because a raw value keeps the whole file in memory.
     metadata = None if bytes(stored.metadata) == b"null" else stored.metadata.copy()
@@ -140,49 +203,13 @@ def _entry(stored: _Entry) -> Entry:
     )
 
 
-def saved_of(replica: Replica, scope: Scope, proved_at: datetime) -> Saved | None:
-    """What to keep of a scope; None where it is not etcd's state at the position (held, pending, from a file, gone)."""
-    state = replica.scopes.get(scope)
-    if state is None or state.snapshot is None or state.hold or not state.exists or scope in replica.remembered:
-        return None
-    snapshot, head = state.snapshot, state.head
-    return Saved(
-        namespace=scope.namespace,
-        environment=scope.environment,
-        cluster_id=replica.cluster_id,
-        epoch=snapshot.epoch,
-        revision=snapshot.revision,
-        release=snapshot.release,
-        version=snapshot.version,
-        entries={key: _stored(entry) for key, entry in snapshot.entries.items()},
-        tag=state.tag,
-        proved=replica.position,
-        proved_at=proved_at,
-        fingerprint=replica.fingerprint(scope),
-        head=SavedHead(release=head.release, version=head.version, id=head.id) if head else None,
-    )
-
-
-def _stored(entry: Entry) -> _Entry:
-    return _Entry(
-        value=entry.value,
-        version=entry.version,
-        source=entry.source,
-        revision=entry.revision,
-        metadata=msgspec.Raw(b"null") if entry.metadata is None else entry.metadata,
-    )
-
-
-# ---- files -----------------------------------------------------------------------------------------------------------
-
-_saved_decoder = msgspec.json.Decoder(Saved)
-_history_decoder = msgspec.json.Decoder(History)
-
-
-def _seal(what: str, payload: bytes) -> bytes:
+def _seal(what: str, payload: Iterable[bytes]) -> list[bytes]:
     """A first line that says what the file is, how long and with which hash; then the payload."""
-    digest = hashlib.sha256(what.encode() + b"\n" + payload).hexdigest()
-    return f"{MAGIC} {FORMAT} {what} {len(payload)} {digest}\n".encode() + payload
+    digest, pieces = hashlib.sha256(what.encode() + b"\n"), list[bytes]()
+    for piece in payload:
+        digest.update(piece)
+        pieces.append(piece)
+    return [f"{MAGIC} {FORMAT} {what} {sum(map(len, pieces))} {digest.hexdigest()}\n".encode(), *pieces]
 
 
 def _unseal(content: bytes) -> tuple[str, bytes]:
@@ -196,7 +223,9 @@ def _unseal(content: bytes) -> tuple[str, bytes]:
     what = " ".join(words[2:-2])
     if len(words) < 5 or words[-2] != str(len(payload)):
         raise Refused("is cut short")
-    if hashlib.sha256(what.encode() + b"\n" + payload).hexdigest() != words[-1]:
+    digest = hashlib.sha256(what.encode() + b"\n")
+    digest.update(payload)
+    if digest.hexdigest() != words[-1]:
         raise Refused("is damaged: its checksum is wrong")
     return what, payload
 
@@ -249,7 +278,7 @@ class Store:
             _, namespace, environment = what.split(" ")
             if not wanted(Scope(namespace, environment)):
                 return None
-            saved = _saved_decoder.decode(payload)
+            saved = _decode(payload)
             if saved.scope != (namespace, environment):
                 raise Refused("holds another scope than it says")
             age_s = (self._now() - saved.proved_at).total_seconds()
@@ -276,11 +305,11 @@ class Store:
 
     def save(self, saved: Saved) -> bool:
         """Replace the scope's file; whether that worked."""
-        return self._write(_scope_word(saved.scope), msgspec.json.encode(saved))
+        return self._write(_scope_word(saved.scope), _encode(saved))
 
     def save_history(self, history: History) -> bool:
         """Replace the file of the private history; whether that worked."""
-        return self._write(self._history_word, msgspec.json.encode(history))
+        return self._write(self._history_word, [msgspec.json.encode(history)])
 
     def forget(self, scope: Scope) -> bool:
         """Remove the file of a scope that is no more; whether there is none now."""
@@ -291,7 +320,7 @@ class Store:
             return self._outcome(error)
         return True
 
-    def _write(self, what: str, payload: bytes) -> bool:
+    def _write(self, what: str, payload: Iterable[bytes]) -> bool:
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             _replace(self.directory / _file_name(what), _seal(what, payload))
@@ -328,12 +357,12 @@ class Store:
                 path.unlink()
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _replace(path: Path, content: Sequence[bytes]) -> None:
     """Put `content` at `path` so that a reader, or a machine that lost power, finds the old or the new, whole."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem + ".", suffix=".tmp")  # mode 0600
     try:
         with open(handle, "wb") as file:
-            file.write(content)
+            file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, path)
@@ -357,7 +386,8 @@ def _why(error: Exception) -> str:
 
 
 class Saver:
-    """Keeps the files in step with a replica: the newest state of each scope, at most once per `WRITE_EVERY_S`.
+    """Keeps the files in step with a replica: the newest state of each scope, at most once per `WRITE_EVERY_S`, and
+    less often where that would take more than `CPU_SHARE` of a core.
 
     `note` may be called as often as there are updates; what is written is the state at the time of writing. A held
     scope keeps the file from before its window. `proved_at` is when etcd last proved the state (None: not yet).
@@ -370,12 +400,14 @@ class Saver:
         *,
         proved_at: Callable[[], datetime | None],
         clock: Callable[[], float] = monotonic,
+        cpu: Callable[[], float] = thread_time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.store = store
         self._replica = replica
         self._proved_at = proved_at
-        self._clock, self._sleep = clock, sleep
+        self._clock, self._cpu, self._sleep = clock, cpu, sleep
+        self._spent_s = 0.0
         self._dirty: set[Scope] = set()
         self._written: dict[Scope, datetime] = {}
         """For each scope with a file of ours: the time of the proof in it."""
@@ -402,8 +434,9 @@ class Saver:
             if self._clock() >= renew_at:
                 renew_at = self._clock() + REFRESH_EVERY_S
                 self.renew()
+            self._spent_s = 0.0
             await self.flush()
-            await self._sleep(WRITE_EVERY_S)
+            await self._sleep(max(WRITE_EVERY_S, self._spent_s / CPU_SHARE))
 
     def renew(self) -> None:
         """Note the scopes whose file has the oldest proof, or that have none, if there has been another since."""
@@ -429,22 +462,29 @@ class Saver:
         state, proved_at = self._replica.scopes.get(scope), self._proved_at()
         if state is None or not (state.exists or state.hold or state.stored):
             self._written.pop(scope, None)
-            return await _in_thread(self.store.forget, scope)
+            return await self._in_thread(self.store.forget, scope)
         if proved_at is None or self._replica.broken:
             return False
         saved = saved_of(self._replica, scope, proved_at)
         if saved is None:
             return True
-        if done := await _in_thread(self.store.save, saved):
+        if done := await self._in_thread(self.store.save, saved):
             self._written[scope] = saved.proved_at
         return done
 
+    async def _in_thread(self, write: Callable[[T], bool], what: T) -> bool:
+        """Run a write off the loop. Cancelled, it is waited for: it must not land after a later one."""
 
-async def _in_thread(write: Callable[[T], bool], what: T) -> bool:
-    """Run a write off the loop. Cancelled, it is waited for: it must not land after a later one."""
-    running = asyncio.ensure_future(asyncio.to_thread(write, what))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise
+        def timed() -> bool:
+            started = self._cpu()
+            try:
+                return write(what)
+            finally:
+                self._spent_s += self._cpu() - started
+
+        running = asyncio.ensure_future(asyncio.to_thread(timed))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait([running])
+            raise

@@ -37,6 +37,11 @@ STOP_TIMEOUT_S = 1.5
 """How long an end waits for the last write."""
 
 
+def rest_s(took_s: float, cpu_s: float) -> float:
+    """How long no state is written after one that took so long, and so much of a core."""
+    return max(WRITE_EVERY_S, min(IDLE_SHARE * took_s, REFRESH_S), cpu_s / CPU_SHARE)
+
+
 class _Noted(NamedTuple):
     proof: Proof
     at: float
@@ -133,11 +138,10 @@ class Keeper:
                     self._changed.get_nowait()
             started, cpu = self._clock(), self._cpu()
             if self._save():
-                pause_s = min(max(WRITE_EVERY_S, IDLE_SHARE * (self._clock() - started)), REFRESH_S)
+                self._pause(rest_s(self._clock() - started, self._cpu() - cpu))
             else:
-                pause_s = RETRY_S
                 self._changed.put(None)
-            self._pause(max(pause_s, (self._cpu() - cpu) / CPU_SHARE))
+                self._pause(RETRY_S)
         self._save()
 
     def _pause(self, seconds: float) -> None:

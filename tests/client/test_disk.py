@@ -394,11 +394,20 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         ("WRITE_EVERY_S", 0.02),
         ("SPREAD_S", 0),
         ("IDLE_SHARE", 0.0),
+        ("CPU_SHARE", 1.0),
         ("RETRY_S", 0.02),
         ("REFRESH_S", 0.05),
     ):
         monkeypatch.setattr(keeper, name, value)
     monkeypatch.setattr(lastgood, "REFRESH_S", 0.05)
+
+
+@pytest.mark.parametrize(
+    ("took_s", "cpu_s", "rest_s"),
+    [(0.002, 0.001, 1.0), (0.1, 0.001, 5.0), (60.0, 0.001, 300.0), (0.2, 0.15, 15.0), (20.0, 10.0, 1000.0)],
+)
+def test_large_states_and_slow_disks_are_written_more_seldom(took_s: float, cpu_s: float, rest_s: float) -> None:
+    assert keeper.rest_s(took_s, cpu_s) == pytest.approx(rest_s)
 
 
 def test_the_first_state_is_written_at_once_the_next_ones_seldom_and_the_last_one_at_the_end(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     assert store.save(saved)
     [loaded] = store.load(everything)
     assert loaded == saved
-    assert loaded.snapshot() == replica.scopes[SCOPE].snapshot
+    assert loaded.snapshot == replica.scopes[SCOPE].snapshot
     assert loaded.fingerprint == (2, 4)
     assert (loaded.proved, loaded.cluster_id, loaded.proved_at) == (etcd.revision, "cluster", NOW)
     head = loaded.stored_head()
@@ -87,7 +87,7 @@ def test_a_replica_goes_on_from_a_file_without_a_frame_unless_something_changed(
     [loaded] = store.load(everything)
     for change in (False, True):
         replica = Replica()
-        update = replica.remember(loaded.snapshot(), loaded.proved, loaded.stored_head(), tag=loaded.tag)
+        update = replica.remember(loaded.snapshot, loaded.proved, loaded.stored_head(), tag=loaded.tag)
         assert update.baseline
         assert replica.proved(SCOPE) == loaded.proved
         if change:
@@ -243,7 +243,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
     assert child.exitcode == 0
     assert len(files(tmp_path)) == 1
     [saved] = make_store(tmp_path).load(everything)
-    assert bytes(saved.entries["a"].value) == b"1"
+    assert bytes(saved.snapshot.entries["a"].value) == b"1"
 
 
 def test_a_crash_before_the_rename_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +258,7 @@ def test_a_crash_before_the_rename_leaves_the_old_file(tmp_path: Path, monkeypat
             patch.setattr(os, call, die)
             store.save(make_saved(value=2))
         [saved] = store.load(everything)
-        assert bytes(saved.entries["a"].value) == b"1"
+        assert bytes(saved.snapshot.entries["a"].value) == b"1"
         assert len(files(tmp_path)) == 1
 
 
@@ -277,7 +277,7 @@ def test_two_processes_share_a_directory(tmp_path: Path) -> None:
     with capture_logs() as logs:
         while any(child.is_alive() for child in children):
             for saved in store.load(everything):
-                assert bytes(saved.entries["a"].value) in (b"1", b"2")
+                assert bytes(saved.snapshot.entries["a"].value) in (b"1", b"2")
     assert logs == []
     assert len(files(tmp_path)) == 1
 
@@ -360,7 +360,7 @@ async def test_the_newest_state_is_written_once_for_many_changes(tmp_path: Path)
         etcd.txn({entry_path(SCOPE, "a"): entry_bytes(value)})
         saver.note(replica.apply(etcd.revision, etcd.events[etcd.revision]))
     await saver.flush()
-    assert bytes(loaded(tmp_path)[SCOPE].entries["a"].value) == b"4"
+    assert bytes(loaded(tmp_path)[SCOPE].snapshot.entries["a"].value) == b"4"
     assert "0 to write, 1 written" in repr(saver)
 
 
@@ -377,7 +377,7 @@ async def test_a_held_scope_keeps_the_file_from_before_its_window(tmp_path: Path
     saver.note(replica.apply(etcd.revision, etcd.events[etcd.revision]))
     await saver.flush()
     saved = loaded(tmp_path)[SCOPE]
-    assert (saved.release, saved.proved) == (8, etcd.revision)
+    assert (saved.snapshot.release, saved.proved) == (8, etcd.revision)
 
 
 async def test_the_file_of_a_scope_that_is_gone_is_removed(tmp_path: Path) -> None:
@@ -455,7 +455,26 @@ async def test_run_writes_behind_and_a_flush_after_it_loses_nothing(tmp_path: Pa
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await saver.flush()
-    assert bytes(loaded(tmp_path)[SCOPE].entries["a"].value) == b"19"
+    assert bytes(loaded(tmp_path)[SCOPE].snapshot.entries["a"].value) == b"19"
+
+
+async def test_what_costs_much_is_written_seldom(tmp_path: Path) -> None:
+    etcd, replica, pauses = make_etcd(), Replica(), []
+    cpu = iter(index * 0.05 for index in range(1000))
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(0)
+
+    saver = Saver(make_store(tmp_path), replica, proved_at=lambda: NOW, cpu=lambda: next(cpu), sleep=sleep)
+    saver.note(etcd.relist(replica))
+    running = asyncio.create_task(saver.run())
+    async with asyncio.timeout(10):
+        while not pauses:
+            await asyncio.sleep(0.005)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert pauses == [pytest.approx(5.0)]
 
 
 async def test_run_ends_when_it_is_cancelled_together_with_a_note(tmp_path: Path) -> None:
@@ -482,4 +501,4 @@ async def test_a_cancelled_write_lands_before_a_later_one(tmp_path: Path) -> Non
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await saver.flush()
-        assert json.loads(bytes(loaded(tmp_path)[SCOPE].entries["a"].value)) == value
+        assert json.loads(bytes(loaded(tmp_path)[SCOPE].snapshot.entries["a"].value)) == value

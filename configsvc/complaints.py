@@ -25,6 +25,7 @@ class Complaints:
         self._scopes: dict[Scope, dict[str, Problem]] = {}
         self._schemas: dict[str, Problem] = {}
         self._outside: set[bytes] = set()
+        self._oddities = 0
 
     def look_at_all(self) -> None:
         """Look at everything: after a listing."""
@@ -41,16 +42,21 @@ class Complaints:
             lines += _compare(self._scopes.pop(scope, {}), found, lines, str(scope))
             if found:
                 self._scopes[scope] = found
-        schemas = self._replica.schema_problems
+        schemas = dict(self._replica.schema_problems)
         lines += _compare(self._schemas, schemas, lines, "schema")
         self._schemas = schemas
+        if self._oddities != self._replica.oddities:
+            self._oddities = self._replica.oddities
+            self._look_outside()
+        if lines > MAX_LINES:
+            log.warning("more keys cannot be read", count=lines - MAX_LINES)
+
+    def _look_outside(self) -> None:
         outside = set(self._replica.unaddressable)
         if new := outside - self._outside:
             named = [key[:MAX_NAME_BYTES].decode("utf-8", "backslashreplace") for key in sorted(new)[:MAX_NAMES]]
             log.warning("keys outside the format are passed over", count=len(new), keys=named)
         self._outside = outside
-        if lines > MAX_LINES:
-            log.warning("more keys cannot be read", count=lines - MAX_LINES)
 
 
 def _compare(before: dict[str, Problem], now: dict[str, Problem], lines: int, where: str) -> int:

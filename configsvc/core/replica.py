@@ -96,6 +96,10 @@ class Replica:
         self.scopes: dict[Scope, ScopeState] = {}
         """Every scope of which etcd has something, and those that are wanted all the same."""
         self.unaddressable: dict[bytes, int] = {}
+        self.oddities = 0
+        """Counts what may have changed `unaddressable`, so that nobody compares it after every event."""
+        self.schema_problems: dict[str, Problem] = {}
+        """Why the schema of a namespace does not read. Its last readable one applies, as far as memory has it."""
         self.salt = ""
         self.salted: dict[str, bytes] = {}
         """The epoch keys' values in the listing in which a fork was found: the salt counts while they are the same."""
@@ -137,12 +141,6 @@ class Replica:
     def namespaces(self) -> set[str]:
         """Every namespace that has a scope in etcd."""
         return {scope.namespace for scope, state in self.scopes.items() if state.stored}
-
-    @property
-    def schema_problems(self) -> dict[str, Problem]:
-        """Why the schema of a namespace does not read. Its last readable one applies, as far as memory has it."""
-        spaces = self._namespaces.items()
-        return {name: space.schema_problem for name, space in spaces if space.schema_problem}
 
     def identity(self) -> Fingerprint:
         """The fingerprint of the mirror, by which its history is told from others."""
@@ -266,9 +264,10 @@ class Replica:
         self.position, self.mirror, self.cluster_id = listed.revision, listed.mirror, listed.cluster_id
         self._newest = Newest(self.mirror)
         self.unaddressable, self._reserved = listed.unaddressable, listed.reserved
+        self.oddities += 1
         self._epochs = dict(listed.epochs)
         if new_history:
-            self._namespaces, self.remembered = {}, {}
+            self._namespaces, self.remembered, self.schema_problems = {}, {}, {}
         for name in self._namespaces.keys() | listed.schemas.keys():
             self._read_schema(name, listed.schemas.get(name))
         self._name_epochs(self._namespaces)
@@ -351,6 +350,7 @@ class Replica:
         place = locate(event.key)
         odd = {"unaddressable": self.unaddressable, "reserved": self._reserved}.get(place.kind, {})
         odd.pop(event.key, None)
+        self.oddities += place.kind == "unaddressable"
         had = self.mirror.get(event.key)
         if event.record is None:
             self._newest.delete(event.key)
@@ -407,7 +407,8 @@ class Replica:
         if record is not None and revision == space.schema_revision:
             return
         space.schema_revision, space.schema_problem = revision, None
+        self.schema_problems.pop(name, None)
         try:
             space.defaults = read_defaults(record.value, revision) if record else {}
         except Unreadable as error:
-            space.schema_problem = Problem(reason=str(error), revision=revision)
+            space.schema_problem = self.schema_problems[name] = Problem(reason=str(error), revision=revision)

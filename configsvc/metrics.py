@@ -293,11 +293,14 @@ class _Reader(Collector):
         )
 
     def _value_bytes(self, scope: Scope, snapshot: Snapshot) -> int:
-        """Counted once per state: a scope can have very many entries."""
-        known = self._sizes.get(scope)
-        if known is None or known[0] is not snapshot:
-            known = self._sizes[scope] = (snapshot, sum(len(bytes(e.value)) for e in snapshot.entries.values()))
-        return known[1]
+        """Counted by what changed since the last scrape: a scope can have very many entries."""
+        empty = Snapshot(namespace=scope.namespace, environment=scope.environment)
+        known, size = self._sizes.get(scope, (empty, 0))
+        for change in known.diff(snapshot) if known is not snapshot else ():
+            size += len(bytes(change.new.value)) if change.new else 0
+            size -= len(bytes(change.old.value)) if change.old else 0
+        self._sizes[scope] = (snapshot, size)
+        return size
 
     def _streams(self) -> Iterator[Metric]:
         yield _gauge("configsvc_http_requests_in_progress", self._metrics.in_progress)

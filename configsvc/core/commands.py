@@ -126,6 +126,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
     scope: Scope
     revision: int
+    cluster_id: str = ""
     head: Head | None = None
     head_raw: bytes | None = None
     head_mod: int = 0

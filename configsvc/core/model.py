@@ -189,6 +189,11 @@ def schema_path(namespace: str) -> bytes:
     return f"{ROOT}{namespace}/{META}/schema".encode()
 
 
+def releases_prefix(scope: Scope) -> bytes:
+    """The etcd prefix of everything that is kept of a scope's releases."""
+    return f"{RELEASES}{scope.namespace}/{scope.environment}/".encode()
+
+
 def manifests_prefix(scope: Scope) -> bytes:
     """The etcd prefix of a scope's release manifests; zero-padded numbers sort as they count."""
     return f"{RELEASES}{scope.namespace}/{scope.environment}/n/".encode()
@@ -234,6 +239,8 @@ class Applying(msgspec.Struct, frozen=True, kw_only=True):
     """An open apply window, as its writer wrote it into the head."""
 
     id: str
+    release: int = 0
+    """The number that is being applied; 0 where the writer did not say: the one after the head's."""
     sha256: str = ""
     kind: str = ""
     state: str = "opened"

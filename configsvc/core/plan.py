@@ -515,11 +515,20 @@ def _warnings(view: View, steps: Iterable[Step]) -> list[str]:
 
 
 def _digest(kind: Kind, view: View, steps: Iterable[Step], records: Iterable[Written], submitted: str | None) -> str:
-    """Names a plan by what it starts from and what it does; not by when, or in whose name."""
+    """Names a plan by what it starts from and what it does; not by when, or in whose name.
+
+    The release that it starts from stands in front, so that a refusal can say what happened since.
+    """
     changes = [[step.key, _hash(step.old), _hash(value_of(step.new) or step.new)] for step in steps]
     others = sorted({record.key for record in records})
     text = msgspec.json.encode([kind, view.scope, view.release, submitted, changes, others])
-    return hashlib.sha256(text).hexdigest()
+    return f"{view.release}-{hashlib.sha256(text).hexdigest()[:32]}"
+
+
+def base_of(digest: str) -> int | None:
+    """The release that the plan with this digest was made on; None for what is no digest of a plan."""
+    number, dash, rest = digest.partition("-")
+    return int(number) if dash and rest and number.isascii() and number.isdigit() and len(number) < 19 else None
 
 
 def _hash(raw: bytes | None) -> str | None:

@@ -16,6 +16,9 @@ import msgspec
 from configsvc.core.model import FORMAT, Unreadable
 
 CHUNK_BYTES = 512 * 1024
+CHECKPOINT_EVERY = 50
+CHECKPOINT_MIN_BYTES = 16 * 1024
+"""Below, changes may outweigh the state: a checkpoint for each of them would be the larger waste."""
 ABSENT = 0xFFFF_FFFF
 
 
@@ -185,6 +188,16 @@ def decode_content(content: bytes) -> list[Written]:
 def entries_of(content: Iterable[Written]) -> Iterator[Written]:
     """The records about entries, without those about keys beside them."""
     return (record for record in content if not record.key.startswith("/"))
+
+
+def size_of(content: Iterable[Written]) -> int:
+    """The bytes of keys and values, before and after."""
+    return sum(len(record.key) + len(record.old or b"") + len(record.new or b"") for record in content)
+
+
+def is_checkpoint_due(releases: int, changed_bytes: int, state_bytes: int) -> bool:
+    """Whether a release keeps all entries: `releases` without one and their `changed_bytes`, this one included."""
+    return releases >= CHECKPOINT_EVERY or changed_bytes > max(state_bytes, CHECKPOINT_MIN_BYTES)
 
 
 def replay(entries: Mapping[str, bytes], *contents: Iterable[Written]) -> dict[str, bytes]:

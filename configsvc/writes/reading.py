@@ -1,0 +1,271 @@
+"""What a write is planned on: a scope at one revision by linearizable reads, and its past states.
+
+A past state is a checkpoint and the contents of the releases after it, replayed. What the head's release left is
+remembered per scope, bounded in bytes, so that a series of writes does not read its history each time.
+"""
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import NamedTuple
+
+from configsvc.core.commands import Stored, View
+from configsvc.core.model import (
+    Scope,
+    Unreadable,
+    content_prefix,
+    decode_head,
+    epoch_path,
+    head_path,
+    labels_prefix,
+    locate,
+    manifests_prefix,
+    overrides_prefix,
+    schema_path,
+    scope_prefix,
+)
+from configsvc.core.release import (
+    Label,
+    Manifest,
+    Override,
+    Written,
+    decode_content,
+    decode_label,
+    decode_manifest,
+    decode_override,
+    manifest_name,
+    replay,
+    size_of,
+)
+from configsvc.errors import NotFound
+from configsvc.etcd.ops import Compacted, Etcd, KeyValue, Range, RangeResult, Txn, prefix_end
+
+REMEMBERED_BYTES = 64 * 1024 * 1024
+"""How much of the scopes' deployed states is kept in memory."""
+PAGE = 100
+"""Manifests in one read."""
+TRIES = 5
+
+
+class Past(NamedTuple):
+    """A scope as a release left it, and what its history since the last checkpoint comes to.
+
+    `since` and `changed_bytes` count the releases and the bytes of their contents after the checkpoint.
+    """
+
+    id: str
+    number: int
+    entries: dict[str, bytes]
+    since: int = 0
+    changed_bytes: int = 0
+
+
+class Found(NamedTuple):
+    """A manifest and the revision at which it was created."""
+
+    manifest: Manifest
+    revision: int
+
+
+class Reading:
+    """Reads scopes and their history. All methods raise `EtcdError` kinds."""
+
+    def __init__(self, etcd: Etcd) -> None:
+        self._etcd = etcd
+        self._pasts: OrderedDict[Scope, tuple[int, Past]] = OrderedDict()
+
+    # ---- now --------------------------------------------------------------------------------------------------------
+
+    async def view(self, scope: Scope, *, label: str | None = None, max_recent: int = 0, since: str = "") -> View:
+        """The scope now, at one revision. `since` is the time from which releases count as recent, by RFC 3339."""
+        for left in reversed(range(TRIES)):
+            try:
+                return await self._view(scope, label, max_recent, since)
+            except Compacted:
+                if not left:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _view(self, scope: Scope, label: str | None, max_recent: int, since: str) -> View:
+        manifests = manifests_prefix(scope)
+        reads = (
+            Range(key=head_path(scope)),
+            Range(key=schema_path(scope.namespace), keys_only=True),
+            Range(key=epoch_path(scope.namespace)),
+            Range(
+                key=manifests,
+                range_end=prefix_end(manifests),
+                limit=max(1, max_recent),
+                sort_order="DESCEND",
+            ),
+            Range(key=labels_prefix(scope) + (label or "").encode()),
+        )
+        answer = await self._etcd.txn(Txn(success=reads))
+        head_kv, schema_kv, epoch_kv, label_kv = (_first(_read(answer.responses[i])) for i in (0, 1, 2, 4))
+        newest = _read(answer.responses[3]).kvs
+        revision = answer.header.revision
+        listed = await self._etcd.list(scope_prefix(scope), revision=revision)
+        pending = await self._etcd.list(overrides_prefix(scope), revision=revision)
+        head = None
+        if head_kv is not None:
+            try:
+                head = decode_head(head_kv.value)
+            except Unreadable:
+                head = None
+        past = await self._past(scope, head.release, head.id, revision) if head and head.release else None
+        expected: Mapping[str, bytes] | None = {}
+        if head and head.release:
+            expected = past.entries if past else None
+        return View(
+            scope=scope,
+            revision=revision,
+            cluster_id=answer.header.cluster_id,
+            head=head,
+            head_raw=head_kv.value if head_kv else None,
+            head_mod=head_kv.mod_revision if head_kv else 0,
+            newest=_number(newest[0].key) if newest else 0,
+            entries=_entries(listed.kvs),
+            expected=expected,
+            overrides=_overrides(pending.kvs, scope),
+            schema_mod=schema_kv.mod_revision if schema_kv else 0,
+            epoch=epoch_kv.value if epoch_kv else None,
+            label=_label(label_kv) if label else None,
+            label_mod=label_kv.mod_revision if label and label_kv else 0,
+            recent=sum(_is_since(kv, since) for kv in newest) if max_recent else 0,
+        )
+
+    # ---- the past ---------------------------------------------------------------------------------------------------
+
+    async def manifest(self, scope: Scope, number: int, *, revision: int = 0) -> Found | None:
+        """The manifest of a release; None where there is none (any more), or none that reads."""
+        kv = _first(
+            await self._etcd.range(Range(key=manifests_prefix(scope) + manifest_name(number), revision=revision))
+        )
+        return _manifest(kv) if kv else None
+
+    async def manifests(self, scope: Scope, before: int, *, revision: int = 0) -> AsyncIterator[Found]:
+        """The manifests of the releases below `before`, newest first."""
+        prefix = manifests_prefix(scope)
+        end = prefix + manifest_name(before)
+        while True:
+            page = await self._etcd.range(
+                Range(key=prefix, range_end=end, revision=revision, limit=PAGE, sort_order="DESCEND")
+            )
+            for kv in page.kvs:
+                if found := _manifest(kv):
+                    yield found
+            if not page.more or not page.kvs:
+                return
+            end = page.kvs[-1].key
+
+    async def content(self, scope: Scope, content_id: str, *, revision: int = 0) -> list[Written] | None:
+        """What a release wrote; None where its content is not there, or is cut short. Without an id it is nothing."""
+        if not content_id:
+            return []
+        chunks = await self._etcd.list(content_prefix(scope, content_id), revision=revision)
+        try:
+            return decode_content(b"".join(kv.value for kv in chunks.kvs)) if chunks.kvs else None
+        except Unreadable:
+            return None
+
+    async def state_at(self, scope: Scope, number: int) -> dict[str, bytes]:
+        """The entries as release `number` left them. Raises `NotFound` where there is none, or it is not kept."""
+        found = await self.manifest(scope, number)
+        past = await self._past(scope, number, found.manifest.id, 0) if found else None
+        if past is not None:
+            return past.entries
+        kept = [one.manifest.number async for one in self.manifests(scope, 10**12)]
+        if found is None and number > max(kept, default=0):
+            raise NotFound(f"{scope} has no release {number}", code="release_not_found", newest=max(kept, default=None))
+        raise NotFound(
+            f"release {number} of {scope} is not kept any more", code="release_pruned", oldest=min(kept, default=None)
+        )
+
+    def remember(self, scope: Scope, past: Past) -> None:
+        """Note what a release that was just made left."""
+        size = sum(len(key) + len(raw) for key, raw in past.entries.items())
+        self._pasts.pop(scope, None)
+        self._pasts[scope] = (size, past)
+        while len(self._pasts) > 1 and sum(size for size, _ in self._pasts.values()) > REMEMBERED_BYTES:
+            self._pasts.popitem(last=False)
+
+    def remembered(self, scope: Scope, id: str) -> Past | None:
+        """What is remembered of a scope, if it is the state that release `id` left."""
+        found = self._pasts.get(scope)
+        return found[1] if found and found[1].id == id else None
+
+    async def _past(self, scope: Scope, number: int, id: str, revision: int) -> Past | None:
+        if known := self.remembered(scope, id):
+            self._pasts.move_to_end(scope)
+            return known
+        chain: list[Manifest] = []
+        async for found in self.manifests(scope, number + 1, revision=revision):
+            if chain and found.manifest.number != chain[-1].base:
+                break
+            chain.append(found.manifest)
+            if found.manifest.checkpoint is not None:
+                break
+        if not chain or chain[0].number != number or chain[0].id != id or chain[-1].checkpoint is None:
+            return None
+        whole = await self.content(scope, chain[-1].checkpoint, revision=revision)
+        contents = [await self.content(scope, one.content, revision=revision) for one in reversed(chain[:-1])]
+        if whole is None:
+            return None
+        steps: list[Sequence[Written]] = []
+        for content in contents:
+            if content is None:
+                return None
+            steps.append(content)
+        past = Past(id, number, replay({}, whole, *steps), len(steps), sum(map(size_of, steps)))
+        current = self._pasts.get(scope)
+        if current is None or current[1].number < number:
+            self.remember(scope, past)
+        return past
+
+
+def _read(result: RangeResult | None) -> RangeResult:
+    assert result is not None
+    return result
+
+
+def _first(result: RangeResult) -> KeyValue | None:
+    return result.kvs[0] if result.kvs else None
+
+
+def _number(path: bytes) -> int:
+    name = path.rpartition(b"/")[2]
+    return int(name) if name.isdigit() else 0
+
+
+def _manifest(kv: KeyValue) -> Found | None:
+    try:
+        return Found(decode_manifest(kv.value), kv.create_revision)
+    except Unreadable:
+        return None
+
+
+def _is_since(kv: KeyValue, since: str) -> bool:
+    found = _manifest(kv)
+    return found is not None and found.manifest.at >= since
+
+
+def _label(kv: KeyValue | None) -> Label | None:
+    try:
+        return decode_label(kv.value) if kv else None
+    except Unreadable:
+        return None
+
+
+def _entries(kvs: Sequence[KeyValue]) -> dict[str, Stored]:
+    places = ((locate(kv.key), kv) for kv in kvs)
+    return {place.name: Stored(kv.value, kv.mod_revision) for place, kv in places if place.kind == "entry"}
+
+
+def _overrides(kvs: Sequence[KeyValue], scope: Scope) -> dict[str, Override]:
+    prefix = len(overrides_prefix(scope))
+    found: dict[str, Override] = {}
+    for kv in kvs:
+        try:
+            found[kv.key[prefix:].decode()] = decode_override(kv.value)
+        except (Unreadable, UnicodeDecodeError):
+            continue
+    return found

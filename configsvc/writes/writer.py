@@ -1,0 +1,402 @@
+"""Writes to scopes, as the rest of the service asks for them: a command goes in, a release and its number come out.
+
+A write is planned on the scope as it is, applied under guards, and planned anew where something moved in between, a few
+times. A request that carries an `Idempotency-Key` leaves a receipt with its release, in the same transaction, and is
+answered from there when it comes again, to whichever replica.
+"""
+
+import asyncio
+import hashlib
+import itertools
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+from typing import Any, NamedTuple
+
+import msgspec
+import structlog
+
+from configsvc.core.commands import About, Command, Repair, View
+from configsvc.core.guards import Guards
+from configsvc.core.model import (
+    RECEIPTS,
+    Freeze,
+    Head,
+    Scope,
+    Unreadable,
+    encode_head,
+    epoch_of,
+    head_path,
+    locate,
+    scope_prefix,
+)
+from configsvc.core.plan import Plan, base_of, change_of, plan
+from configsvc.core.release import Receipt, decode_receipt, entries_of
+from configsvc.errors import (
+    ConfigSvcError,
+    Conflict,
+    NotFound,
+    OutcomeUnknown,
+    PreconditionFailed,
+    Unavailable,
+    Unprocessable,
+)
+from configsvc.etcd.ops import (
+    Ambiguous,
+    Compacted,
+    EtcdError,
+    FutureRevision,
+    Invalid,
+    NoSpace,
+    Put,
+    Range,
+    Refused,
+    Txn,
+)
+from configsvc.writes import txns
+from configsvc.writes.applying import Applier, Moved, Ticket, WriterEtcd
+from configsvc.writes.reading import Reading
+from configsvc.writes.window import Broken, Busy, Windows
+from configsvc_client.protocol import EventId, format_time
+
+TRIES = 8
+"""How often a write is planned anew because others came first."""
+BUSY_S = 10.0
+"""How long a write waits for a release that another writer is applying."""
+RETRY_S = 0.1
+RECEIPT_S = 25 * 3600
+"""How long receipts are kept, at least 24 h: those of an hour share a lease."""
+LEASE_SHARED_S = 3600.0
+
+log = structlog.get_logger()
+
+Prepare = Callable[[View], Awaitable[Command]]
+"""Makes the command for a scope as it is: a rollback has to know what its target was."""
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a write did, or would do. `plan` is None where the answer to an earlier request is repeated."""
+
+    scope: Scope
+    epoch: str
+    release: int | None
+    revision: int
+    version: str | None
+    changes: list[dict[str, Any]]
+    warnings: list[str]
+    unchanged: bool = False
+    plan: Plan | None = None
+
+
+class Key(NamedTuple):
+    """An `Idempotency-Key`, and the digest of the request that carried it. Keys of two callers are two keys."""
+
+    by: str
+    key: str
+    request: str
+
+    @property
+    def path(self) -> bytes:
+        """Where its receipt is."""
+        digest = hashlib.sha256(f"{len(self.by)}:{self.by}{self.key}".encode())
+        return RECEIPTS.encode() + digest.hexdigest().encode()
+
+
+class Writer:
+    """Writes as the process `by`, within `guards`. Errors are those that a caller of the service may see."""
+
+    def __init__(
+        self,
+        etcd: WriterEtcd,
+        *,
+        by: str,
+        guards: Guards | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self.reading = Reading(etcd)
+        self.guards = guards or Guards()
+        self._etcd = etcd
+        self._now = now
+        self._sleep = sleep
+        self._clock = clock
+        self._applier = Applier(etcd, self.reading, sleep=sleep)
+        self.windows = Windows(self._applier, by=by, now=self.now)
+        self._lease: tuple[int, float] | None = None
+
+    def now(self) -> str:
+        """The time, as it is stored."""
+        return format_time(self._now())
+
+    # ---- one write --------------------------------------------------------------------------------------------------
+
+    async def write(
+        self,
+        scope: Scope,
+        prepare: Prepare,
+        about: About,
+        *,
+        label: str | None = None,
+        dry_run: bool = False,
+        if_match: EventId | None = None,
+        key: Key | None = None,
+    ) -> Outcome:
+        """Carry out a command, or show with `dry_run` what it would do. `label` is the command's version label.
+
+        Raises `Conflict`, `PreconditionFailed`, `Unprocessable`, `NotFound`: nothing was changed. `Unavailable`:
+        nothing was changed, and etcd is why. `OutcomeUnknown`: the write may have taken place.
+        """
+        with _told():
+            for tries in itertools.count(1):
+                if key and (known := await self._known(scope, key)):
+                    return known
+                view = await self._settled_view(scope, label)
+                if if_match:
+                    await self._check_unchanged(view, if_match)
+                found = plan(await prepare(view), view, about, self.guards)
+                # What the label means so far was read with the view.
+                assert found.manifest.version == label
+                if dry_run:
+                    return _outcome(found, view, view.revision, view.epoch)
+                if found.blocked:
+                    raise await self._explained(found.blocked[0], view, about)
+                try:
+                    return await self._apply(found, view, key)
+                except Moved:
+                    if tries == TRIES:
+                        raise Conflict(
+                            f"other writes came first, {TRIES} times in a row; nothing was changed, try again",
+                            code="write_conflict",
+                        ) from None
+                    await self._sleep(RETRY_S)
+        raise AssertionError("unreachable")
+
+    async def _apply(self, found: Plan, view: View, key: Key | None) -> Outcome:
+        ticket = Ticket(key.path, key.request, await self._receipt_lease()) if key else None
+        if found.unchanged:
+            await self._applier.note(found, view, ticket)
+            return _outcome(found, view, view.revision, view.epoch)
+        job = self._applier.job(found, view)
+        revision = await self._applier.apply(found, view, job, ticket)
+        if revision is None:
+            await self._check_space()
+            revision = await self.windows.apply(found, view, job, ticket)
+        self.reading.remember(found.scope, job.after)
+        return _outcome(found, view, revision, view.epoch or job.epoch)
+
+    async def _settled_view(self, scope: Scope, label: str | None) -> View:
+        """The scope now, with no window open: one that is left open is finished first."""
+        deadline = self._clock() + BUSY_S
+        since = format_time(self._now() - timedelta(minutes=1))
+        while True:
+            view = await self.reading.view(scope, label=label, max_recent=self.guards.max_releases_per_min, since=since)
+            if view.head is None or view.head.applying is None:
+                return view
+            try:
+                await self.windows.finish(scope)
+                continue
+            except Busy:
+                pass
+            except Broken as error:
+                raise Conflict(
+                    f"a release of {scope} was begun and cannot be finished: {error}. `configsvc repair` makes a "
+                    "release of what is there",
+                    code="write_conflict",
+                ) from error
+            if self._clock() >= deadline:
+                raise Conflict(
+                    f"release {view.head.applying.release or view.release + 1} of {scope} is being applied by another "
+                    "writer; try again in a moment",
+                    code="write_conflict",
+                )
+            await self._sleep(RETRY_S)
+
+    async def _explained(self, error: ConfigSvcError, view: View, about: About) -> ConfigSvcError:
+        """A conflict with what happened since the release that its sender knew."""
+        base = about.base_release
+        if base is None and about.digest is not None:
+            base = base_of(about.digest)
+        if error.code not in ("base_moved", "plan_changed") or base is None:
+            return error
+        try:
+            before = await self.reading.state_at(view.scope, base) if base else {}
+        except NotFound:
+            return error
+        error.fields["changes"] = differences(before, {key: stored.raw for key, stored in view.entries.items()})
+        return error
+
+    async def _check_unchanged(self, view: View, known: EventId) -> None:
+        """`If-Match`: the scope is as it was at a revision, by etcd's own past."""
+        epoch = epoch_of(view.cluster_id, view.epoch or b"", "")
+        why = None
+        if epoch != known.epoch:
+            why = f"its history is {epoch} now"
+        else:
+            try:
+                past = await self._etcd.list(scope_prefix(view.scope), revision=known.revision)
+                then = {locate(kv.key).name: kv.mod_revision for kv in past.kvs if locate(kv.key).kind == "entry"}
+                if then != {key: stored.mod_revision for key, stored in view.entries.items()}:
+                    why = "its values have changed since"
+                head = next((kv.value for kv in past.kvs if kv.key == head_path(view.scope)), None)
+                if head != view.head_raw:
+                    why = why or "it has another release"
+                if view.schema_mod > known.revision:
+                    why = why or "its schema has changed since"
+            except Compacted:
+                why = "that is too long ago to tell"
+            except FutureRevision:
+                why = "etcd has not been there yet"
+        if why:
+            raise PreconditionFailed(
+                f"{view.scope} is not as it was at revision {known.revision}: {why}; read it again",
+                revision=view.revision,
+                epoch=epoch,
+            )
+
+    async def _check_space(self) -> None:
+        """A large release is not begun where etcd would refuse the rest of it."""
+        status = await self._etcd.status()
+        if any("NOSPACE" in error for error in status.errors):
+            raise NoSpace("alarm NOSPACE")
+
+    # ---- receipts ---------------------------------------------------------------------------------------------------
+
+    async def _known(self, scope: Scope, key: Key) -> Outcome | None:
+        """The answer to an earlier request with the same key."""
+        found = await self._etcd.range(Range(key=key.path))
+        if not found.kvs:
+            return None
+        try:
+            receipt = decode_receipt(found.kvs[0].value)
+        except Unreadable:
+            return None
+        if receipt.request != key.request:
+            raise Unprocessable(
+                "this Idempotency-Key came with another request before; use a new one for each request",
+                code="idempotency_mismatch",
+            )
+        view = await self._settled_view(scope, None)
+        # A window may have been finished just now, and the receipt put again, or taken away.
+        found = await self._etcd.range(Range(key=key.path))
+        return await self._repeated(view, receipt, found.kvs[0].mod_revision) if found.kvs else None
+
+    async def _repeated(self, view: View, receipt: Receipt, revision: int) -> Outcome:
+        epoch = epoch_of(view.cluster_id, view.epoch or b"", "")
+        changes: list[dict[str, Any]] = []
+        version, warnings = None, []
+        found = await self.reading.manifest(view.scope, receipt.release) if receipt.release else None
+        if found:
+            version, warnings = found.manifest.version, found.manifest.warnings
+            if not receipt.unchanged:
+                content = await self.reading.content(view.scope, found.manifest.content) or []
+                changes = [change_of(*record) for record in entries_of(content) if record.old != record.new]
+        return Outcome(
+            scope=view.scope,
+            epoch=epoch,
+            release=receipt.release,
+            revision=revision,
+            version=version,
+            changes=changes,
+            warnings=warnings,
+            unchanged=receipt.unchanged,
+        )
+
+    async def _receipt_lease(self) -> int:
+        if self._lease is None or self._clock() - self._lease[1] > LEASE_SHARED_S:
+            self._lease = (await self._etcd.lease_grant(RECEIPT_S), self._clock())
+        return self._lease[0]
+
+    # ---- beside releases --------------------------------------------------------------------------------------------
+
+    async def freeze(self, scope: Scope, freeze: Freeze | None) -> Head:
+        """Refuse deploys until a time, or no longer. Makes no release; a deploy that was planned before fails."""
+        with _told():
+            for _ in range(TRIES):
+                view = await self._settled_view(scope, None)
+                head = msgspec.structs.replace(view.head or Head(), frozen=freeze)
+                put = Put(key=head_path(scope), value=encode_head(head, view.head_raw))
+                if await self._applier.persist(Txn(compare=(txns.at(put.key, view.head_mod),), success=(put,))):
+                    return head
+                stored = await self._applier.head(scope)
+                if stored is not None and stored.value == put.value:
+                    return head
+            raise Conflict("other writes came first each time; try again", code="write_conflict")
+
+    async def repair(self, scope: Scope, about: About) -> Outcome:
+        """Make a release of what is there: for a scope whose open release or history cannot be used any more."""
+        with _told():
+            try:
+                await self.windows.finish(scope)
+            except Busy:
+                pass
+            except Broken as error:
+                log.warning("closing a release that cannot be finished", scope=str(scope), why=str(error))
+                await self._abandon(scope)
+
+        async def prepare(view: View) -> Command:
+            return Repair()
+
+        return await self.write(scope, prepare, about)
+
+    async def _abandon(self, scope: Scope) -> None:
+        stored = await self._applier.head(scope)
+        view = await self.reading.view(scope)
+        if stored is None or view.head is None or view.head.applying is None:
+            return
+        head = msgspec.structs.replace(view.head, applying=None)
+        put = Put(key=head_path(scope), value=encode_head(head, stored.value))
+        await self._applier.persist(Txn(compare=(txns.at(put.key, stored.mod_revision),), success=(put,)))
+
+
+def differences(before: dict[str, bytes], after: dict[str, bytes]) -> list[dict[str, Any]]:
+    """What is different between two states, key by key, as answers tell it."""
+    keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    return [change_of(key, before.get(key), after.get(key)) for key in keys]
+
+
+def _outcome(found: Plan, view: View, revision: int, epoch: bytes | None) -> Outcome:
+    return Outcome(
+        scope=found.scope,
+        epoch=epoch_of(view.cluster_id, epoch or b"", ""),
+        release=(view.release or None) if found.unchanged else found.number,
+        revision=revision,
+        version=found.head.version,
+        changes=found.changes(),
+        warnings=list(found.warnings),
+        unchanged=found.unchanged,
+        plan=found,
+    )
+
+
+class _told:  # noqa: N801  # reads as a statement
+    """etcd's errors, as a caller of the service is told them."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        match error:
+            case Ambiguous():
+                raise OutcomeUnknown(
+                    "etcd did not answer, and whether the write took place is not known: send it again with the same "
+                    "Idempotency-Key, or look at the versions"
+                ) from error
+            case NoSpace():
+                raise Unavailable(
+                    "etcd's space is used up: its operator has to compact and defragment it; nothing was changed",
+                    code="store_full",
+                    retry_after_s=30,
+                ) from error
+            case Refused():
+                raise Unavailable(
+                    "etcd does not let this service write here; nothing was changed", code="store_unavailable"
+                ) from error
+            case Invalid():
+                raise Unprocessable(
+                    f"etcd cannot take this write: {error.detail}; nothing was changed", code="invalid_values"
+                ) from error
+            case EtcdError():
+                raise Unavailable(
+                    "etcd does not answer; nothing was changed", code="store_unavailable", retry_after_s=2
+                ) from error

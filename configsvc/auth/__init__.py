@@ -14,6 +14,9 @@ from configsvc.settings import Settings
 class Authenticator(Protocol):
     """Tells who sent a request."""
 
+    generation: int
+    """Moved by every change of tokens, keys or policy: an answer that was decided before is not given again."""
+
     async def identify(self, authorization: str | None) -> Identity:
         """The identity behind an `Authorization` header; raises `Unauthenticated` where there is none."""
         ...
@@ -25,6 +28,8 @@ class Authenticator(Protocol):
 
 class NoAuthentication:
     """Everybody is `anonymous`; tokens are not looked at."""
+
+    generation = 0
 
     async def identify(self, authorization: str | None) -> Identity:
         return ANONYMOUS

@@ -16,7 +16,7 @@ from configsvc.hub import Hub
 from configsvc.metrics import Metrics
 from configsvc.settings import Settings
 from configsvc.store import Store
-from configsvc.web import context, openapi
+from configsvc.web import context, memo, openapi, read
 from configsvc.web.fanout import FANOUT, Fanout
 from configsvc.web.health import Health
 from configsvc.web.middleware import MIDDLEWARES, finish_head
@@ -59,6 +59,9 @@ def create_app(
         hub, follower=follower, etcd=etcd, store=store, ready_from_disk=settings.ready_from_disk
     )
     metrics.follow(follower, etcd)
+    if settings.hot_reads and memo.supported():
+        app[context.MEMO] = hot = memo.Memo(hub, metrics, app[context.AUTHENTICATOR], read.freshness)
+        metrics.flush = hot.flush
     _add_routes(app, ROUTES)
     app.cleanup_ctx.extend([*lifetimes, _heartbeats, _self_observation])
     app.on_response_prepare.append(finish_head)
@@ -134,6 +137,7 @@ async def _self_observation(app: web.Application) -> AsyncIterator[None]:
 async def _observe(health: Health, metrics: Metrics) -> None:
     while True:
         health.observe()
+        metrics.flush()
         started = monotonic()
         await asyncio.sleep(LOOK_S)
         metrics.loop_lag_s = max(0.0, monotonic() - started - LOOK_S)

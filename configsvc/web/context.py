@@ -16,12 +16,15 @@ from configsvc.hub import Hub
 from configsvc.metrics import Metrics
 from configsvc.settings import Settings
 from configsvc.web.health import Health
+from configsvc.web.memo import Ground, Memo
 from configsvc.web.route import Route, Target
 
 SETTINGS = web.AppKey("settings", Settings)
 HUB = web.AppKey("hub", Hub)
 METRICS = web.AppKey("metrics", Metrics)
 HEALTH = web.AppKey("health", Health)
+MEMO = web.AppKey("memo", Memo)
+"""Not set where hot reads are off."""
 AUTHENTICATOR = web.AppKey("authenticator", Authenticator)
 ROUTES = web.AppKey("routes", tuple[Route, ...])
 ROUTE_OF = web.AppKey("route_of", Mapping[object, Route])
@@ -31,6 +34,8 @@ REQUEST_ID = web.RequestKey("request_id", str)
 ECHO_ID = web.RequestKey("echo_id", bool)
 IDENTITY = web.RequestKey("identity", Identity)
 TARGET = web.RequestKey("target", Target)
+GROUND = web.RequestKey("ground", Ground)
+"""Set where the answer may be given again, for what it rests on, to the same request."""
 ANSWERED = web.RequestKey("answered", int)
 """The status of an answer that was begun and goes on; for the log, should it break off."""
 

@@ -19,7 +19,8 @@ from aiohttp.web_protocol import RequestHandler
 
 from configsvc.errors import ConfigSvcError, HeadersTooLarge, Internal, InvalidRequest, RequestTimeout
 from configsvc.metrics import Metrics
-from configsvc.web import problems
+from configsvc.web import context, problems
+from configsvc.web.memo import Memo, Ticket, is_head
 
 KEEPALIVE_S = 75.0
 """An idle connection is closed after this time: longer than the common proxies keep theirs."""
@@ -52,7 +53,21 @@ def _set(transport: asyncio.BaseTransport, level: int, option: int, value: int |
 class Protocol(RequestHandler):
     """A connection with a deadline for each request's head."""
 
-    __slots__ = ("_deadline", "_first", "_head_timeout_s", "_metrics", "_silent_s", "_stalled", "_stalled_s", "_unsent")
+    __slots__ = (
+        "_aligned",
+        "_caller",
+        "_deadline",
+        "_first",
+        "_head_timeout_s",
+        "_listener",
+        "_memo",
+        "_metrics",
+        "_silent_s",
+        "_stalled",
+        "_stalled_s",
+        "_ticket",
+        "_unsent",
+    )
 
     def __init__(
         self,
@@ -63,6 +78,8 @@ class Protocol(RequestHandler):
         stalled_s: float,
         metrics: Metrics,
         silent_s: float = KEEPALIVE_S,
+        memo: Memo | None = None,
+        listener: str = "",
     ) -> None:
         super().__init__(
             manager,
@@ -84,6 +101,12 @@ class Protocol(RequestHandler):
         self._stalled_s = stalled_s
         self._stalled: asyncio.TimerHandle | None = None
         self._unsent = 0
+        self._memo = memo
+        self._aligned = memo is not None
+        """Whether each segment so far was the head of one request without a body, whole and alone: then the next one
+        begins a request, and no half of an earlier one is hidden in the parser. Once lost it stays lost."""
+        self._ticket: Ticket | None = None
+        self._listener, self._caller = listener, b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Bound what the kernel keeps for a slow reader, and how long a first word may take."""
@@ -92,19 +115,68 @@ class Protocol(RequestHandler):
         self._first = self._loop.call_later(self._silent_s, transport.close)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             _set(transport, socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
+        if self._memo is not None:
+            tls = transport.get_extra_info("ssl_object")
+            certificate = (tls.getpeercert(binary_form=True) if tls else None) or b""
+            self._caller = self._memo.caller(self._listener, certificate)
 
     def data_received(self, data: bytes) -> None:
         """Start the clock with the first byte of a head and stop it with the last."""
         if self._first is not None:
             self._first.cancel()
             self._first = None
-        super().data_received(data)
+        if not self._aligned or not data:
+            super().data_received(data)
+        elif self._answered_before(data):
+            return
+        else:
+            self._receive_head(data)
         # While a request is being answered, what arrives is its body or belongs to a later one.
         waiting = self._waiter is not None and not self._waiter.done() and not self._messages
         if not waiting:
             self._stop_clock()
         elif self._deadline is None and data.strip(b"\r\n"):
             self._deadline = self._loop.call_later(self._head_timeout_s, self._head_overdue)
+
+    def _answered_before(self, data: bytes) -> bool:
+        """Answer a request at once if its like was answered before and nothing has changed since."""
+        # Not the first of a connection, which arms aiohttp's time-outs; nor one that has to wait for its turn or for a
+        # slow reader.
+        if not self._request_count or self._paused or not self._idle():
+            return False
+        memo, transport, manager = self._memo, self.transport, self._manager
+        assert memo is not None
+        assert transport is not None
+        assert manager is not None
+        answer = memo.get(self._caller + data)
+        if answer is None:
+            return False
+        if answer.rest:
+            transport.writelines((answer.data, answer.rest))
+        else:
+            transport.write(answer.data)
+        self._request_count += 1
+        manager.requests_count += 1
+        self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_S
+        return True
+
+    def _receive_head(self, data: bytes) -> None:
+        """Let the ordinary path answer, and note what it takes to keep that answer."""
+        memo, received = self._memo, self._request_count
+        assert memo is not None
+        idle = self._idle()
+        self._ticket = None
+        self._aligned = is_head(data)
+        if self._aligned and idle:
+            self._ticket = memo.ticket(self._caller + data)
+        super().data_received(data)
+        if self._request_count != received + 1:
+            # The parser sees something else there than we do.
+            self._aligned, self._ticket = False, None
+
+    def _idle(self) -> bool:
+        """Whether everything that was asked has been answered."""
+        return self._waiter is not None and not self._waiter.done()
 
     def hand_over(self, protocol: asyncio.Protocol) -> None:
         """Give the connection to `protocol`, from within a handler that has sent all that it will.
@@ -200,12 +272,34 @@ class Protocol(RequestHandler):
         if isinstance(resp, web.HTTPException):
             error = problems.of_http_exception(resp, request.method)
             resp = problems.response(error, self._refused(error))
+        ticket, self._ticket = self._ticket, None
         # The application is done with it, but it is not sent yet: a stopping service has to wait for that too.
         self._metrics.in_progress += 1
         try:
-            return await super().finish_response(request, resp, start_time)
+            sent, reset = await super().finish_response(request, resp, start_time)
         finally:
             self._metrics.in_progress -= 1
+        if ticket is not None and not reset:
+            self._keep(ticket, request, sent)
+        return sent, reset
+
+    def _keep(self, ticket: Ticket, request: web.BaseRequest, response: web.StreamResponse) -> None:
+        """Hand an answer to the memo, where whoever made it has said what it rests on."""
+        ground = request.get(context.GROUND)
+        if ground is None or not isinstance(request, web.Request) or not isinstance(response, web.Response):
+            return
+        row, body = context.route(request), response.body
+        if self._memo is None or row is None or not response.keep_alive or not isinstance(body, bytes | None):
+            return
+        self._memo.admit(
+            ticket,
+            ground,
+            route=row.path,
+            status=response.status,
+            reason=response.reason,
+            headers=response.headers.items(),
+            body=body or b"",
+        )
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """aiohttp's last resort: something broke outside of any request."""

@@ -13,6 +13,7 @@ from configsvc.core.model import Scope
 from configsvc.errors import NotFound
 from configsvc.hub import Hub
 from configsvc.web import context, syntax
+from configsvc.web.memo import Ground
 
 MIN_GZIP_BYTES = 1024
 """Below this a compressed body saves no packet."""
@@ -49,7 +50,7 @@ async def read_key(request: web.Request) -> web.StreamResponse:
 
 def _no_key(request: web.Request, feed: Feed, key: str) -> NotFound:
     hub = request.app[context.HUB]
-    headers = _freshness(hub, feed.scope)
+    headers = freshness(hub, feed.scope)
     state = hub.replica.scopes.get(feed.scope)
     if state is not None and (problem := state.unreadable.get(key)):
         detail = (
@@ -79,7 +80,7 @@ async def _feed(request: web.Request) -> Feed:
     raise NotFound(
         f"{scope} has neither a key nor a release{hint}",
         code="scope_not_found",
-        headers=_freshness(hub, scope),
+        headers=freshness(hub, scope),
         near=alike,
         # What a stream of this scope would begin with: a client that polls has to come to the same state.
         epoch=hub.epoch(scope),
@@ -93,7 +94,10 @@ def _answer(request: web.Request, feed: Feed, name: str, body: bytes, stored: bo
     etag = feed.etag
     zipped = len(body) > MIN_GZIP_BYTES and syntax.accepts_gzip(_joined(request, "Accept-Encoding"))
     packed = _gzip(feed, name, body) if zipped else None
-    headers = _freshness(request.app[context.HUB], feed.scope)
+    if "min_revision" not in context.query(request):
+        # What waits for a revision is asked for once.
+        request[context.GROUND] = Ground(feed, feed.generation, context.identity(request))
+    headers = freshness(request.app[context.HUB], feed.scope)
     headers["ETag"] = f'"{etag}"' if packed is None else f'W/"{etag}"'
     headers["Cache-Control"] = "private, no-cache"
     headers["Vary"] = "Accept-Encoding"
@@ -112,7 +116,8 @@ def _joined(request: web.Request, header: str) -> str:
     return ",".join(request.headers.getall(header, ()))
 
 
-def _freshness(hub: Hub, scope: Scope) -> dict[str, str]:
+def freshness(hub: Hub, scope: Scope) -> dict[str, str]:
+    """The headers that say how fresh a read is: what changes while its body and entity tag stand."""
     staleness_s = hub.staleness_s(scope)
     return {
         "Configsvc-Revision": str(hub.proved(scope)),

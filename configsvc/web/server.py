@@ -106,6 +106,7 @@ async def listening(
             # Streams have a closer look of their own, which comes first.
             stalled_s=2 * settings.slow_reader_s,
             metrics=metrics,
+            memo=app.get(context.MEMO),
         )
         site = Site(runner, sock, protocol)
         await site.start()

@@ -22,6 +22,8 @@ TOKENS = {
 class Tokens:
     """An authenticator with a fixed list."""
 
+    generation = 0
+
     async def identify(self, authorization: str | None) -> Identity:
         if authorization not in TOKENS:
             raise Unauthenticated("send a token: Authorization: Bearer ...")

@@ -269,6 +269,8 @@ async def test_a_handler_that_is_in_no_table_is_refused(hub: Hub) -> None:
 
 async def test_a_defect_is_a_500_that_shows_nothing(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
+        generation = 0
+
         async def identify(self, authorization: str | None) -> Any:
             raise RuntimeError("the secret is 42")
 

@@ -261,6 +261,8 @@ async def test_head_and_http_1_0(url: str) -> None:
 class Revocable:
     """An authenticator whose identities can be taken back."""
 
+    generation = 0
+
     def __init__(self) -> None:
         self.good = True
 

@@ -1,7 +1,7 @@
 # The commands of this project. `make` alone lists them; each is a line or two here, the work is in tools/.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help venv run test check format docs lock clean \
+.PHONY: help venv run test check bench format docs lock clean \
         cluster cluster-status cluster-kill cluster-freeze cluster-thaw cluster-start cluster-stop
 
 PYTHON_IN := .venv/bin/python
@@ -10,7 +10,7 @@ N ?= 1
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "  Parameters: ARGS='...' for run and test, N=1 for cluster-*, PYTHON=python3.12 for the interpreter of .venv."
+	@echo "  Parameters: ARGS='...' for run, test and bench, N=1 for cluster-*, PYTHON=python3.12 for the interpreter of .venv."
 
 venv: ## Install everything into .venv, in the versions of constraints.txt (a no-op when up to date)
 	@tools/venv
@@ -23,6 +23,9 @@ test: ## Run all tests; what they need is installed first (ARGS='tests/unit -k f
 
 check: venv ## Format, lint, types, layers, and docs against the code
 	@tools/check
+
+bench: venv ## Measure beside nginx, etcd and others, in a table and as JSON (ARGS='reads fanout', ARGS=--quick)
+	@$(PYTHON_IN) -m bench $(ARGS)
 
 format: venv ## Rewrite the code in the project's format
 	@.venv/bin/ruff check --quiet --fix-only . && .venv/bin/ruff format .

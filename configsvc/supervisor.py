@@ -197,7 +197,7 @@ class Supervisor:
         how = _how(code)
         if self._code is not None:
             # One that had not come to reading its orders ends by the signal itself.
-            if code not in (EXIT_OK, -signal.SIGTERM):
+            if code not in (EXIT_OK, self._code, -signal.SIGTERM):
                 log.error("a worker did not stop in good order", number=place.number, how=how)
                 self._code = self._code or EXIT_SOFTWARE
         elif code in FINAL and not self._board.began:
@@ -252,11 +252,13 @@ class Supervisor:
     def _look(self) -> None:
         """Kill those that do not stop in time, or show no sign of life."""
         now = monotonic()
+        if late := now >= self._deadline:
+            self._deadline = float("inf")
         for place in self._running():
             seen = self._board.published(place.number)
             if seen != place.alive[0]:
                 place.alive = (seen, now)
-            late, stuck = now >= self._deadline, now - place.alive[1] >= STUCK_S
+            stuck = now - place.alive[1] >= STUCK_S
             if late or stuck:
                 log.error("a worker is killed", number=place.number, why="not stopped in time" if late else "stuck")
                 os.kill(place.pid, signal.SIGKILL)

@@ -7,6 +7,7 @@ may not read every scope.
 """
 
 from bisect import bisect_left
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -123,6 +124,9 @@ TABLE: dict[str, Declared] = {
     ),
     "configsvc_event_loop_lag_seconds": Declared(
         "gauge", "How late the event loop was when last looked at.", across="max"
+    ),
+    "configsvc_event_loop_tasks": Declared(
+        "gauge", "Tasks of the event loop: one for each open connection, and a few that are always there."
     ),
     "configsvc_workers": Declared("gauge", "Worker processes that run (CONFIGSVC_WORKERS)."),
     "configsvc_worker_restarts_total": Declared("counter", "Workers started in place of one that ended.", across="max"),
@@ -267,6 +271,7 @@ class _Reader(Collector):
         yield _gauge("configsvc_staleness_seconds", hub.staleness_s())
         yield _gauge("configsvc_ready", hub.ready)
         yield _gauge("configsvc_event_loop_lag_seconds", self._metrics.loop_lag_s)
+        yield _gauge("configsvc_event_loop_tasks", _tasks())
         yield _gauge("configsvc_workers", 1)
         yield _counter("configsvc_worker_restarts_total", self._metrics.restarts())
         held = hub.held_for()
@@ -318,6 +323,14 @@ class _Reader(Collector):
         yield _labelled("configsvc_watch_reconnects_total", follower.reconnects)
         yield _labelled("configsvc_relists_total", follower.relists)
         yield _counter("configsvc_forks_total", follower.forks)
+
+
+def _tasks() -> int:
+    """How many tasks the running loop has; none where none runs."""
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:
+        return 0
 
 
 def _gauge(name: str, value: float) -> Metric:

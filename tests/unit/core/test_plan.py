@@ -1,0 +1,519 @@
+"""Plans: what each command does to a scope, who wins, and what stands in the way."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from configsvc.core.commands import Change, Deploy, Expire, Promote, Repair, Restore, Rollback
+from configsvc.core.guards import Guards
+from configsvc.core.model import Freeze, canonical
+from configsvc.core.plan import base_of, digest_of, plan, value_of
+from configsvc.core.release import replay
+from configsvc.errors import NotFound
+from tests.unit.core.plans import NO_GUARDS, Paper, values
+
+LATER = "2026-01-02T00:00:00.000Z"
+
+
+def deployed(**of: Any) -> Paper:
+    paper = Paper()
+    paper.do(Deploy(values=values(**of), version="v1"))
+    return paper
+
+
+def codes(paper: Paper, command: Any, guards: Guards = NO_GUARDS, **more: Any) -> list[str]:
+    return [error.code for error in paper.plan(command, guards, **more).blocked]
+
+
+def changes(found: Any) -> list[tuple[str, Any, Any]]:
+    def plain(value: Any) -> Any:
+        return None if value is None else bytes(value).decode()
+
+    return [(one["key"], plain(one.get("old")), plain(one.get("new"))) for one in found.changes()]
+
+
+# ---- deploy ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_deploy_makes_release_1() -> None:
+    paper = Paper()
+    found = paper.do(Deploy(values=values(a=1, b=None), version="v1", git_commit="abc"))
+    assert changes(found) == [("a", None, "1"), ("b", None, "null")]
+    assert (found.number, found.base, found.head.release, found.head.deployed) == (1, 0, 1, 1)
+    assert found.manifest.source == {"git_commit": "abc"}
+    assert paper.values == {"a": 1, "b": None}
+
+
+def test_a_deploy_lists_every_changed_key_in_order_with_both_values() -> None:
+    paper = deployed(a=1, b=2, c=3)
+    found = paper.do(Deploy(values=values(d=4, b=5, c=3)))
+    assert changes(found) == [("a", "1", None), ("b", "2", "5"), ("d", None, "4")]
+    assert [one["op"] for one in found.changes()] == ["delete", "set", "set"]
+
+
+def test_entries_with_the_same_value_keep_their_bytes() -> None:
+    paper = deployed(a=1, b=2)
+    before = paper.raws["a"]
+    paper.do(Deploy(values=values(a=1, b=3), version="v2"), at=LATER)
+    assert paper.raws["a"] == before
+
+
+def test_nothing_to_change_makes_no_release_but_the_label_has_a_meaning() -> None:
+    paper = deployed(a={"x": 1, "y": 2})
+    found = paper.do(Deploy(values={"a": canonical({"y": 2, "x": 1})}, version="v2"))
+    assert found.unchanged
+    assert found.head.release == 1
+    assert not found.steps
+    assert paper.labels["v2"].release == 1
+
+
+def test_true_is_not_1_and_1_is_not_1_point_0() -> None:
+    paper = deployed(a=1)
+    assert changes(paper.plan(Deploy(values=values(a=True)))) == [("a", "1", "true")]
+    assert changes(paper.plan(Deploy(values=values(a=1.0)))) == [("a", "1", "1.0")]
+
+
+def test_a_first_deploy_of_what_is_there_already_is_a_release() -> None:
+    paper = Paper()
+    paper.hand("a", 1)
+    found = paper.do(Deploy(values=values(a=1)))
+    assert (found.unchanged, found.number, changes(found)) == (False, 1, [])
+    assert codes(paper, Deploy(values=values(a=1))) == []
+
+
+def test_a_label_comes_again_with_the_same_state_only() -> None:
+    paper = deployed(a=1)
+    paper.do(Deploy(values=values(a=2), version="v2"))
+    assert codes(paper, Deploy(values=values(a=3), version="v1")) == ["version_exists"]
+    found = paper.do(Deploy(values=values(a=1), version="v1"))
+    assert (found.number, paper.labels["v1"].release) == (3, 3)
+
+
+def test_a_base_that_moved_and_another_digest_block() -> None:
+    paper = deployed(a=1)
+    seen = paper.plan(Deploy(values=values(a=2)))
+    assert codes(paper, Deploy(values=values(a=2)), digest=seen.digest, base_release=1) == []
+    paper.do(Change(set=values(b=1)))
+    assert codes(paper, Deploy(values=values(a=2, b=1)), digest=seen.digest, base_release=1) == [
+        "base_moved",
+        "plan_changed",
+    ]
+    assert base_of(seen.digest) == 1
+
+
+@pytest.mark.parametrize("text", ["", "x", "1", "-abc", "x-abc", "٣-abc", "9" * 30 + "-a"])
+def test_what_is_no_digest_has_no_base(text: str) -> None:
+    assert base_of(text) is None
+
+
+def test_a_digest_depends_on_what_is_done_and_not_on_when() -> None:
+    paper = deployed(a=1)
+    command = Deploy(values=values(a=2))
+    assert paper.plan(command).digest == paper.plan(command, at=LATER).digest
+    assert paper.plan(command).digest != paper.plan(Deploy(values=values(a=3))).digest
+    before = paper.plan(command).digest
+    paper.hand("a", 7)
+    assert paper.plan(command).digest != before
+
+
+# ---- overrides -------------------------------------------------------------------------------------------------------
+
+
+def emergency(**of: Any) -> Change:
+    return Change(kind="emergency", set=values(**of))
+
+
+OVERRIDES: dict[str, Any] = {
+    "emergency": lambda paper: paper.do(emergency(a=9), reason="fire"),
+    "change": lambda paper: paper.do(Change(set=values(a=9))),
+    "hand": lambda paper: paper.hand("a", 9),
+    "delete": lambda paper: paper.do(Change(kind="delete", delete=("a",))),
+    "hand-deleted": lambda paper: paper.hand("a", ...),
+}
+
+
+@pytest.mark.parametrize("how", OVERRIDES)
+def test_an_override_blocks_a_deploy_that_would_change_it(how: str) -> None:
+    paper = deployed(a=1, b=2)
+    OVERRIDES[how](paper)
+    before = paper.values
+    found = paper.plan(Deploy(values=values(a=1, b=3)))
+    assert [error.code for error in found.blocked] == ["override_pending"]
+    assert [one["key"] for one in found.blocked[0].fields["overrides"]] == ["a"]
+    assert paper.values == before
+
+
+@pytest.mark.parametrize("how", OVERRIDES)
+def test_keep_leaves_an_override_and_its_pending_state(how: str) -> None:
+    paper = deployed(a=1, b=2)
+    OVERRIDES[how](paper)
+    before = paper.values.get("a", ...)
+    paper.do(Deploy(values=values(a=5, b=3), overrides="keep"))
+    assert paper.values.get("a", ...) == before
+    assert paper.values["b"] == 3
+    assert paper.head
+    assert paper.head.overrides.keys() == {"a"}
+    assert value_of(paper.overrides["a"].returns) == b"5"
+    assert paper.expected == paper.raws
+    assert codes(paper, Deploy(values=values(a=6, b=3))) == ["override_pending"]
+
+
+@pytest.mark.parametrize("how", OVERRIDES)
+def test_discard_takes_the_deployed_value(how: str) -> None:
+    paper = deployed(a=1, b=2)
+    OVERRIDES[how](paper)
+    paper.do(Deploy(values=values(a=1, b=3), overrides="discard"))
+    assert paper.values == {"a": 1, "b": 3}
+    assert paper.head
+    assert not paper.head.overrides
+    assert not paper.overrides
+
+
+@pytest.mark.parametrize("how", OVERRIDES)
+def test_a_deploy_with_the_same_outcome_settles_an_override(how: str) -> None:
+    paper = deployed(a=1, b=2)
+    OVERRIDES[how](paper)
+    wanted = {key: canonical(value) for key, value in paper.values.items()}
+    paper.do(Deploy(values=wanted))
+    assert paper.head
+    assert not paper.head.overrides
+    assert not paper.overrides
+    assert codes(paper, Deploy(values=values(a=1, b=2))) == []
+
+
+def test_an_override_elsewhere_does_not_block() -> None:
+    paper = deployed(a=1, b=2)
+    paper.do(emergency(a=9))
+    paper.do(Deploy(values=values(a=9, b=3)))
+    assert paper.values == {"a": 9, "b": 3}
+
+
+def test_before_the_first_deploy_nothing_is_an_override() -> None:
+    paper = Paper()
+    paper.do(Change(set=values(a=1)))
+    paper.hand("a", 2)
+    paper.do(emergency(b=1))
+    assert paper.head
+    assert not paper.head.overrides
+    paper.do(Deploy(values=values(a=3)))
+    assert paper.values == {"a": 3}
+
+
+def test_a_change_back_to_what_was_deployed_ends_the_override() -> None:
+    paper = deployed(a=1)
+    paper.do(Change(set=values(a=2)))
+    paper.do(Change(set=values(a=1)))
+    assert paper.head
+    assert not paper.head.overrides
+    assert not paper.overrides
+    assert codes(paper, Deploy(values=values(a=5))) == []
+
+
+# ---- time ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_override_ends_with_what_was_deployed() -> None:
+    paper = deployed(a=1)
+    raw = paper.raws["a"]
+    first = paper.do(Change(kind="emergency", set=values(a=9), expires_at=LATER))
+    found = paper.do(Expire(keys={"a": first.number}), at=LATER)
+    assert (found.kind, paper.raws["a"]) == ("expiry", raw)
+    assert paper.head
+    assert not paper.head.overrides
+    assert not paper.overrides
+
+
+def test_an_override_ends_with_what_a_later_deploy_kept_for_it() -> None:
+    paper = deployed(a=1)
+    first = paper.do(Change(kind="emergency", set=values(a=9), expires_at=LATER))
+    paper.do(Deploy(values=values(a=4), overrides="keep"))
+    paper.do(Expire(keys={"a": first.number}), at=LATER)
+    assert paper.values == {"a": 4}
+
+
+def test_an_override_of_nothing_ends_with_absence() -> None:
+    paper = deployed(a=1)
+    first = paper.do(Change(kind="emergency", set=values(b=9), expires_at=LATER))
+    paper.do(Expire(keys={"b": first.number}), at=LATER)
+    assert paper.values == {"a": 1}
+
+
+def test_setting_a_key_again_replaces_its_timer() -> None:
+    paper = deployed(a=1)
+    first = paper.do(Change(kind="emergency", set=values(a=9), expires_at=LATER))
+    second = paper.do(Change(kind="emergency", set=values(a=9), expires_at="2026-01-03T00:00:00.000Z"))
+    assert not second.unchanged
+    assert paper.do(Expire(keys={"a": first.number}), at=LATER).unchanged
+    assert paper.values == {"a": 9}
+    paper.do(Expire(keys={"a": second.number}), at=LATER)
+    assert paper.values == {"a": 1}
+
+
+def test_a_timer_leaves_alone_what_was_changed_by_hand_since() -> None:
+    paper = deployed(a=1)
+    first = paper.do(Change(kind="emergency", set=values(a=9), expires_at=LATER))
+    paper.hand("a", 7)
+    found = paper.do(Expire(keys={"a": first.number}), at=LATER)
+    assert paper.values == {"a": 7}
+    assert found.warnings
+    assert paper.overrides["a"].expires_at is None
+    assert codes(paper, Deploy(values=values(a=1))) == ["override_pending"]
+
+
+def test_without_a_deploy_a_timer_brings_back_the_value_from_before() -> None:
+    paper = Paper()
+    paper.do(Change(set=values(a=1)))
+    first = paper.do(Change(kind="emergency", set=values(a=9), expires_at=LATER))
+    paper.do(Expire(keys={"a": first.number}), at=LATER)
+    assert paper.values == {"a": 1}
+    assert not paper.overrides
+
+
+# ---- rollback, promotion, restore, repair ----------------------------------------------------------------------------
+
+
+def test_a_rollback_restores_byte_for_byte() -> None:
+    paper = deployed(a=1, b=2)
+    before = dict(paper.raws)
+    paper.do(Deploy(values=values(a=2, c=3)), at=LATER)
+    found = paper.do(Rollback(entries=before, target=1, version="v1", digest=digest_of(values(a=1, b=2))))
+    assert paper.raws == before
+    assert (found.kind, found.number, found.manifest.source["target"]) == ("rollback", 3, "1")
+    assert paper.labels["v1"].release == 3
+
+
+def test_a_rollback_is_blocked_by_an_override_too() -> None:
+    paper = deployed(a=1)
+    before = dict(paper.raws)
+    paper.do(Deploy(values=values(a=2)))
+    paper.do(emergency(a=3))
+    assert codes(paper, Rollback(entries=before, target=1)) == ["override_pending"]
+    paper.do(Rollback(entries=before, target=1, overrides="discard"))
+    assert paper.raws == before
+
+
+def test_a_promotion_leaves_the_environments_own_keys() -> None:
+    paper = deployed(a=1, host="prod")
+    command = Promote(values=values(a=2, host="staging"), source="staging", release=7, stays=frozenset({"host"}))
+    found = paper.do(command)
+    assert paper.values == {"a": 2, "host": "prod"}
+    assert found.manifest.source == {"from": "staging", "release": "7"}
+
+
+def test_a_promotion_is_blocked_by_an_own_key_that_is_missing() -> None:
+    paper = deployed(a=1)
+    command = Promote(values=values(a=2, host="s"), source="staging", release=7, stays=frozenset({"host"}))
+    assert codes(paper, command) == ["source_unfit"]
+    assert codes(paper, command, force="I know") == ["source_unfit"]
+
+
+def test_doubts_about_the_source_are_lifted_by_force() -> None:
+    paper = deployed(a=1)
+    command = Promote(values=values(a=2), source="staging", release=7, doubts=("live for 3 s only",))
+    assert codes(paper, command) == ["source_unfit"]
+    assert codes(paper, command, force="urgent") == []
+
+
+def test_a_restore_ends_what_is_pending() -> None:
+    paper = deployed(a=1)
+    before = dict(paper.raws)
+    paper.do(emergency(a=2, b=3))
+    paper.do(Restore(entries=before, source="backup"))
+    assert paper.raws == before
+    assert not paper.overrides
+
+
+def test_a_repair_makes_history_of_what_is_there() -> None:
+    paper = deployed(a=1, b=2)
+    paper.hand("a", 5)
+    paper.hand("b", ...)
+    found = paper.do(Repair())
+    assert changes(found) == []
+    assert paper.expected == paper.raws
+    assert paper.values == {"a": 5}
+
+
+def test_deleting_what_is_not_there_is_an_error() -> None:
+    with pytest.raises(NotFound) as caught:
+        deployed(a=1).plan(Change(kind="delete", delete=("b", "c")))
+    assert caught.value.fields["keys"] == ["b", "c"]
+
+
+# ---- what stands in the way ------------------------------------------------------------------------------------------
+
+
+def test_a_frozen_scope_takes_no_deploy_until_its_end() -> None:
+    paper = deployed(a=1)
+    assert paper.head
+    paper.head = type(paper.head)(release=1, deployed=1, frozen=Freeze(until=LATER, reason="incident"))
+    promote = Promote(values=values(a=2), source="staging", release=1)
+    for command in (Deploy(values=values(a=2)), promote):
+        assert codes(paper, command) == ["scope_frozen"]
+        assert codes(paper, command, force="x") == ["scope_frozen"]
+        assert codes(paper, command, at=LATER) == []
+    assert codes(paper, emergency(a=2)) == []
+    assert codes(paper, Rollback(entries={}, target=1)) == []
+    assert paper.do(emergency(a=3)).head.frozen
+
+
+LOOSE = Guards(max_scope_bytes=0, max_releases_per_min=0)
+
+
+def test_an_empty_state_has_to_be_meant() -> None:
+    paper = deployed(a=1)
+    assert codes(paper, Deploy(values={}), LOOSE) == ["blast_radius"]
+    assert codes(paper, Deploy(values={}), LOOSE, force="cleanup") == []
+    assert codes(Paper(), Deploy(values={}), LOOSE) == []
+
+
+def test_more_than_half_of_the_keys_has_to_be_meant_but_small_scopes_are_free() -> None:
+    paper = deployed(**{f"k{i}": i for i in range(6)})
+    assert codes(paper, Deploy(values=values(k0=0, k1=1, k2=2)), LOOSE) == []
+    assert codes(paper, Deploy(values=values(k0=0, k1=1)), LOOSE) == ["blast_radius"]
+    assert codes(deployed(a=1, b=2), Deploy(values=values(a=1)), LOOSE) == []
+
+
+def test_tenfold_growth_has_to_be_meant() -> None:
+    many = {f"k{i}": canonical(i) for i in range(101)}
+    assert codes(deployed(a=1), Deploy(values={**many, "a": canonical(1)}), LOOSE) == ["blast_radius"]
+    big = Deploy(values={"a": canonical("x" * 300_000)})
+    assert codes(deployed(a=1), big, LOOSE) == ["blast_radius"]
+    assert codes(Paper(), big, LOOSE) == []
+
+
+def test_a_scope_over_its_budget_may_only_shrink() -> None:
+    small = Guards(max_scope_bytes=500, max_growth=0, max_deleted=0)
+    paper = Paper()
+    paper.do(Deploy(values=values(a="x" * 400, b="y" * 400)))
+    assert codes(paper, Deploy(values=values(a="x" * 300, b="y" * 400)), small) == []
+    assert codes(paper, Deploy(values=values(a="x" * 500, b="y" * 400)), small) == ["blast_radius"]
+
+
+@pytest.mark.parametrize(("kind", "stopped"), [("change", True), ("delete", True), ("emergency", False)])
+def test_the_rate_stops_what_is_not_urgent(kind: Any, stopped: bool) -> None:
+    found = Guards().problems({"a": b"1"}, {"a": b"2"}, kind, recent=60)
+    assert bool(found) is stopped
+
+
+def test_force_lifts_no_conflict() -> None:
+    paper = deployed(a=1)
+    paper.do(emergency(a=2))
+    assert codes(paper, Deploy(values=values(a=1)), force="x") == ["override_pending"]
+
+
+def test_an_unreadable_history_is_said_and_nothing_counts_as_changed_by_hand() -> None:
+    paper = deployed(a=1)
+    view = paper.view()
+    view = type(view)(**{name: getattr(view, name) for name in view.__struct_fields__} | {"expected": None})
+    found = plan(Deploy(values=values(a=2)), view, paper.about(), NO_GUARDS)
+    assert found.warnings
+    assert not found.blocked
+
+
+# ---- for all histories -----------------------------------------------------------------------------------------------
+
+keys = st.sampled_from("abcd")
+numbers = st.integers(0, 3)
+states = st.dictionaries(keys, numbers.map(canonical), max_size=4)
+policies = st.sampled_from(["refuse", "keep", "discard"])
+steps = st.one_of(
+    st.tuples(st.just("deploy"), states, policies),
+    st.tuples(st.just("change"), st.dictionaries(keys, numbers.map(canonical), min_size=1, max_size=2), st.booleans()),
+    st.tuples(st.just("delete"), keys),
+    st.tuples(st.just("hand"), keys, st.one_of(numbers, st.just(...))),
+    st.tuples(st.just("expire"), keys),
+    st.tuples(st.just("rollback"), st.integers(0, 20), policies),
+)
+
+
+def command_of(paper: Paper, step: tuple[Any, ...], states_of: dict[int, dict[str, bytes]]) -> Any:
+    """The command of one step; None where it has no meaning now, or is no command."""
+    match step:
+        case ("deploy", wanted, policy):
+            return Deploy(values=wanted, overrides=policy)
+        case ("change", changed, timed):
+            return Change(kind="emergency", set=changed, expires_at=LATER if timed else None)
+        case ("delete", key) if key in paper.entries:
+            return Change(kind="delete", delete=(key,))
+        case ("expire", key):
+            return Expire(keys={key: paper.overrides[key].release} if key in paper.overrides else {})
+        case ("rollback", number, policy) if states_of:
+            target = sorted(states_of)[number % len(states_of)]
+            return Rollback(entries=states_of[target], target=target, overrides=policy)
+    return None
+
+
+def carry_out(paper: Paper, step: tuple[Any, ...], states_of: dict[int, dict[str, bytes]]) -> None:
+    """One step of a history, checked against what every plan promises."""
+    before, pending = dict(paper.raws), _pending(paper)
+    if step[0] == "hand":
+        paper.hand(*step[1:])
+    command = command_of(paper, step, states_of)
+    if command is None:
+        return
+    found = paper.plan(command, force="a test")
+    if found.blocked:
+        assert {error.code for error in found.blocked} == {"override_pending"}
+        assert {one["key"] for one in found.blocked[0].fields["overrides"]} <= pending
+        return
+    paper.carry_out(found)
+    if isinstance(command, Deploy | Rollback):
+        _check_deploy(paper, command, before, pending)
+    if not found.unchanged:
+        assert paper.head
+        assert paper.head.release == found.number == len(paper.contents)
+        states_of[found.number] = dict(paper.expected)
+    if not isinstance(command, Change | Expire):
+        assert paper.plan(command, force="a test").unchanged
+
+
+def _pending(paper: Paper) -> set[str]:
+    if paper.head is None or not paper.head.deployed:
+        return set()
+    raws, expected = paper.raws, paper.expected
+    drift = {key for key in raws.keys() | expected.keys() if raws.get(key) != expected.get(key)}
+    return drift | paper.head.overrides.keys()
+
+
+def _check_deploy(paper: Paper, command: Any, before: dict[str, bytes], pending: set[str]) -> None:
+    wanted = command.values if isinstance(command, Deploy) else command.entries
+    for key in before.keys() | wanted.keys():
+        is_kept = command.overrides == "keep" and key in pending
+        now = paper.raws.get(key)
+        if isinstance(command, Rollback):
+            assert now == wanted.get(key) or (is_kept and now == before.get(key))
+        else:
+            assert value_of(now) == wanted.get(key) or (is_kept and now == before.get(key))
+        if key in pending and command.overrides == "refuse":
+            assert value_of(now) == value_of(before.get(key))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(steps, max_size=12))
+def test_any_history(history: list[tuple[Any, ...]]) -> None:
+    paper = Paper()
+    states_of: dict[int, dict[str, bytes]] = {}
+    for step in history:
+        carry_out(paper, step, states_of)
+        # Every pending override knows what comes back, and the history replays to what each release left.
+        if paper.head:
+            assert paper.head.overrides.keys() <= paper.overrides.keys()
+            assert all(paper.overrides[key].release == number for key, number in paper.head.overrides.items())
+        for number, known in states_of.items():
+            assert replay(paper.base, *paper.contents[:number]) == known
+
+
+@settings(max_examples=100, deadline=None)
+@given(states, states)
+def test_a_deploy_makes_exactly_what_was_asked_for(one: dict[str, bytes], other: dict[str, bytes]) -> None:
+    paper = Paper()
+    paper.do(Deploy(values=one), force="x")
+    paper.do(Deploy(values=other), force="x")
+    assert {key: value_of(raw) for key, raw in paper.raws.items()} == other
+
+
+@given(states)
+def test_a_digest_does_not_depend_on_the_order_of_keys(state: dict[str, bytes]) -> None:
+    assert digest_of(dict(reversed(list(state.items())))) == digest_of(state)

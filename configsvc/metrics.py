@@ -6,8 +6,8 @@ holds a scope, a key or a path as it was sent: their number is not ours to bound
 may not read every scope.
 """
 
-from bisect import bisect_left
 import asyncio
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple
 

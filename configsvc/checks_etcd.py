@@ -62,6 +62,20 @@ def judge_endpoint(endpoint: EndpointFacts, now: datetime, *, answering: int) ->
         yield _progress(endpoint, endpoint.progress)
 
 
+_UNTRUSTED = {
+    "mismatch": "name etcd in ETCD_ENDPOINTS by a name or address that is in its certificate (subjectAltName)",
+    "expired": "renew the certificate that has expired: the member's, or the authority's",
+    "not yet valid": "look at the clocks of this machine and of who issued the certificate",
+    "issuer": "name the authority that signed etcd's certificate in ETCD_CACERT",
+    "self-signed": "name the authority that signed etcd's certificate in ETCD_CACERT",
+    "self signed": "name the authority that signed etcd's certificate in ETCD_CACERT",
+}
+"""What helps, by OpenSSL's words for why a certificate is not trusted."""
+_UNTRUSTED_OTHERWISE = (
+    "the certificate or its authority is not as OpenSSL wants it: compare with openssl verify -CAfile, and issue it anew"
+)
+
+
 def _how_to_reach(endpoint: EndpointFacts, error: str) -> str:
     if endpoint.other_scheme:
         other = "http" if endpoint.url.startswith("https:") else "https"
@@ -69,7 +83,7 @@ def _how_to_reach(endpoint: EndpointFacts, error: str) -> str:
             ", and name its authority in ETCD_CACERT" if other == "https" else ""
         )
     if "not trusted" in error:
-        return "name the authority that signed etcd's certificate in ETCD_CACERT, and etcd by a name that is in it"
+        return next((todo for words, todo in _UNTRUSTED.items() if words in error.lower()), _UNTRUSTED_OTHERWISE)
     if "alert" in error.lower() and "certificate" in error.lower():
         return "etcd asks for a client certificate: set ETCD_CERT and ETCD_KEY to one that it knows"
     if "does not answer like etcd" in error:
@@ -278,7 +292,7 @@ def judge_certificate(subject: str, certificate: Certificate, now: datetime, tod
     if left < EXPIRES_SOON:
         in_words = f"{left.days} days" if left.days > 1 else f"{left.total_seconds() / 3600:.0f} hours"
         return Finding(level="warning", text=f"the certificate expires in {in_words}: {until}", todo=todo, **about)
-    return Finding(level="ok", text=f"the certificate is valid until {until}", **about)
+    return Finding(level="ok", text=f"the dates of the certificate are fine: it is valid until {until}", **about)
 
 
 def _bytes(count: int) -> str:

@@ -47,7 +47,8 @@ from configsvc.etcd.ops import (
 )
 from configsvc.etcd.reader import MAX_JOINED_BYTES, MAX_LINE_BYTES, WatchReader
 from configsvc.etcd.stream import WatchStream
-from configsvc.etcd.transport import TlsFiles, Transport
+from configsvc.etcd.tls import TlsFiles
+from configsvc.etcd.transport import Transport
 
 T = TypeVar("T")
 

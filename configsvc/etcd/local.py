@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from configsvc.etcd.binary import LocalEtcdError, binary_version, environment, find_binary, run
+from configsvc.etcd.tls import TlsFiles
 
 __all__ = [
     "LocalCluster",
@@ -173,10 +174,9 @@ class LocalMember:
 
     def _tls_context(self) -> ssl.SSLContext:
         assert self.options.tls
-        context = ssl.create_default_context(cafile=self.options.tls.cacert)
+        shown = {"cert": self.options.tls.cert, "key": self.options.tls.key} if self.options.tls.client_auth else {}
+        context = TlsFiles(cacert=self.options.tls.cacert, **shown).context()
         context.check_hostname = False
-        if self.options.tls.client_auth:
-            context.load_cert_chain(self.options.tls.cert, self.options.tls.key)
         return context
 
     def log_tail(self, lines: int = 15) -> str:

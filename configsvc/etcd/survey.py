@@ -35,7 +35,8 @@ from configsvc.etcd.gateway import GatewayConfig
 from configsvc.etcd.ops import CREATED, PROGRESS, EtcdError, Header, Refused
 from configsvc.etcd.reader import WatchReader
 from configsvc.etcd.stream import WatchStream
-from configsvc.etcd.transport import TlsFiles, answer_error, translated
+from configsvc.etcd.tls import TlsFiles
+from configsvc.etcd.transport import answer_error, translated
 
 CREATED_S = 2.0
 QUOTA, COMPACTED, CURRENT = (

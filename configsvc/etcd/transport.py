@@ -11,40 +11,18 @@ import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
-from pathlib import Path
 from types import TracebackType
 
 import aiohttp
-import msgspec
 
 from configsvc.etcd import wire
 from configsvc.etcd.classify import NotEtcd, classify
-from configsvc.etcd.ops import EtcdError, Oversized, Refused
+from configsvc.etcd.ops import EtcdError, Oversized
+from configsvc.etcd.tls import TlsFiles
 
 WATCH_BUFFER_BYTES = 128 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 _NO_COMPRESSION = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
-
-
-class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """PEM files; without any, the system's authorities are trusted and no certificate is shown."""
-
-    cacert: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
-
-    def context(self) -> ssl.SSLContext:
-        """Read the files. Raises `Refused` with the file's name where that fails."""
-        try:
-            context = ssl.create_default_context(cafile=self.cacert)
-        except (OSError, ssl.SSLError) as error:
-            raise Refused(f"{self.cacert}: {error}") from error
-        if self.cert:
-            try:
-                context.load_cert_chain(self.cert, self.key)
-            except (OSError, ssl.SSLError) as error:
-                raise Refused(f"{self.cert} with {self.key}: {error}") from error
-        return context
 
 
 class Transport:

@@ -9,7 +9,7 @@ from configsvc.core.model import namespace_prefix
 from configsvc.core.replica import Replica
 from configsvc.etcd.gateway import Gateway, GatewayConfig
 from configsvc.etcd.ops import Refused
-from configsvc.etcd.transport import TlsFiles
+from configsvc.etcd.tls import TlsFiles
 from configsvc.follower import Follower
 from configsvc.hub import Hub
 from configsvc.metrics import Metrics

@@ -1,5 +1,6 @@
 """TLS and client certificates, on every version of etcd."""
 
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from configsvc.etcd.gateway import Gateway, GatewayConfig
 from configsvc.etcd.local import LocalEtcd, LocalTls
 from configsvc.etcd.ops import Refused, Unavailable, Unreachable
+from configsvc.etcd.tls import TlsFiles
 from tests.support import etcd as support
 from tests.support.certificates import Authority
 from tests.support.etcd import enable_auth, get, put
@@ -48,6 +50,39 @@ async def test_tls(secure: LocalEtcd, authority: Authority, make_gateway: Any, t
             refused: Gateway = await make_gateway(secure.url, config={"cacert": authority.cacert, **config})
             with pytest.raises((Unavailable, Unreachable)):
                 await get(refused, prefix)
+
+
+@pytest.fixture(params=[False, True], ids=["lenient", "strict"])
+def python(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contexts as Python 3.13 makes them by default, and as those before it do, whichever runs."""
+    make = ssl.create_default_context
+
+    def context(**options: Any) -> ssl.SSLContext:
+        made = make(**options)
+        strict = ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
+        made.verify_flags = made.verify_flags | strict if request.param else made.verify_flags & ~strict
+        return made
+
+    monkeypatch.setattr(ssl, "create_default_context", context)
+
+
+@pytest.mark.usefixtures("python")
+def test_pythons_version_does_not_decide_what_is_trusted(authority: Authority) -> None:
+    flags = TlsFiles(cacert=authority.cacert).context().verify_flags
+    assert not flags & ssl.VERIFY_X509_STRICT
+    assert flags & ssl.VERIFY_X509_PARTIAL_CHAIN
+
+
+@pytest.mark.usefixtures("python")
+async def test_an_authority_without_key_usage_is_trusted(
+    etcd_version: str, authority: Authority, make_gateway: Any, tmp_path: Path, prefix: bytes
+) -> None:
+    """etcd and etcdctl take the plain certificates that a few lines of openssl make; so does the service."""
+    server = authority.issue("server")
+    tls = LocalTls(cacert=authority.cacert, cert=server.cert, key=server.key, client_auth=False)
+    with LocalEtcd(options=support.options(etcd_version, tls=tls)) as etcd:
+        gateway: Gateway = await make_gateway(etcd.url, config={"cacert": authority.cacert})
+        assert (await put(gateway, prefix, b"1")) > 0
 
 
 async def test_a_client_certificate_with_a_name_while_users_are_on(

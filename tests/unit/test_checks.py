@@ -155,6 +155,29 @@ def test_an_endpoint_that_is_away_matters_if_it_is_the_only_one() -> None:
     assert found.level == "warning"
 
 
+@pytest.mark.parametrize(
+    ("why", "todo"),
+    [
+        ("certificate verify failed: unable to get local issuer certificate", "ETCD_CACERT"),
+        ("certificate verify failed: self-signed certificate in certificate chain", "ETCD_CACERT"),
+        ("certificate verify failed: Hostname mismatch, certificate is not valid for 'a'", "ETCD_ENDPOINTS"),
+        ("certificate verify failed: IP address mismatch, certificate is not valid for '127.0.0.1'", "ETCD_ENDPOINTS"),
+        ("certificate verify failed: certificate has expired", "renew"),
+        ("certificate verify failed: certificate is not yet valid", "clock"),
+        ("certificate verify failed: CA cert does not include key usage extension", "openssl verify"),
+    ],
+)
+def test_what_helps_against_a_certificate_that_is_not_trusted(why: str, todo: str) -> None:
+    away = EndpointFacts(url=URL, error=f"its certificate is not trusted: {why}", certificate=until(100))
+    found = judge(changed(endpoints=[away]))
+    (bad,) = [finding for finding in found if finding.level == "failure"]
+    assert todo in bad.todo
+    assert ("ETCD_CACERT" in bad.todo) == (todo == "ETCD_CACERT")
+    # What is fine about a certificate that is not trusted is its dates, and nothing else.
+    (dates,) = [finding for finding in found if (finding.check, finding.subject) == ("certificate", URL)]
+    assert dates.text.startswith("the dates of the certificate are fine")
+
+
 def test_endpoints_of_two_clusters() -> None:
     other = msgspec.structs.replace(ENDPOINT, url="https://b:2379", cluster_id="255", member_id="12")
     (found,) = troubles(changed(endpoints=[ENDPOINT, other]))

@@ -2,7 +2,7 @@
 
     ConfigSvcError
     ├── InvalidRequest            400  bad_request, invalid_scope, invalid_key, invalid_path, invalid_query,
-    │                                  invalid_header
+    │                                  invalid_header, invalid_body, invalid_values
     ├── Unauthenticated           401
     ├── Forbidden                 403  forbidden, outside_sidecar, read_only
     ├── NotFound                  404  scope_not_found, key_not_found, route_not_found, release_not_found,
@@ -15,7 +15,7 @@
     ├── PreconditionFailed        412
     ├── TooLarge                  413
     ├── UnsupportedMediaType      415
-    ├── Unprocessable             422  invalid_values, blast_radius, source_unfit, idempotency_mismatch
+    ├── Unprocessable             422  blast_radius, source_unfit, idempotency_mismatch
     ├── HeadersTooLarge           431
     ├── Internal                  500
     ├── Unavailable               503  starting, revision_not_reached, too_many_streams, draining, store_unavailable,
@@ -65,6 +65,8 @@ class InvalidRequest(ConfigSvcError):
         "invalid_path": "Invalid path",
         "invalid_query": "Invalid query parameter",
         "invalid_header": "Invalid header",
+        "invalid_body": "Invalid body",
+        "invalid_values": "Keys or values that cannot be stored",
     }
 
 
@@ -160,7 +162,6 @@ class Unprocessable(ConfigSvcError):
 
     status = 422
     codes: ClassVar[dict[str, str]] = {
-        "invalid_values": "Keys or values that cannot be stored",
         "blast_radius": "The change looks like an accident",
         "source_unfit": "The source is not ready to be promoted",
         "idempotency_mismatch": "The Idempotency-Key belongs to another request",

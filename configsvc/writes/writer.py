@@ -35,6 +35,7 @@ from configsvc.core.release import Receipt, decode_receipt, entries_of
 from configsvc.errors import (
     ConfigSvcError,
     Conflict,
+    InvalidRequest,
     NotFound,
     OutcomeUnknown,
     PreconditionFailed,
@@ -393,7 +394,7 @@ class _told:  # noqa: N801  # reads as a statement
                     "etcd does not let this service write here; nothing was changed", code="store_unavailable"
                 ) from error
             case Invalid():
-                raise Unprocessable(
+                raise InvalidRequest(
                     f"etcd cannot take this write: {error.detail}; nothing was changed", code="invalid_values"
                 ) from error
             case EtcdError():

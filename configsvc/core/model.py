@@ -9,6 +9,8 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Mapping
+from functools import lru_cache
+from sys import intern
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -135,7 +137,11 @@ _RESERVED = Place("reserved")
 
 def locate(path: bytes) -> Place:
     """Tell what lies at an etcd key. Never raises: what no reader can name is `unaddressable`."""
+    above, _, name = path.rpartition(b"/")
+    scope = _scope_at(above)
     try:
+        if scope is not None and _served(name):
+            return Place("entry", scope[0], scope[1], name.decode())
         parts = path.decode().split("/")
     except UnicodeDecodeError:
         return _UNADDRESSABLE
@@ -146,17 +152,24 @@ def locate(path: bytes) -> Place:
             return Place("epoch", ns)
         case ["", "config", ns, env, "_meta", "head"] if is_name(ns) and is_name(env):
             return Place("head", ns, env)
-        case ["", "config", ns, env, key] if is_name(ns) and is_name(env) and _served(key):
-            return Place("entry", ns, env, key)
         case ["", "config", *rest] if any(part.startswith("_") for part in rest):
             # Room for what a later format keeps beside the values; an older service passes over it.
             return _RESERVED
     return _UNADDRESSABLE
 
 
-def _served(key: str) -> bool:
+@lru_cache(maxsize=4096)
+def _scope_at(path: bytes) -> Scope | None:
+    """The scope whose entries lie right below a path: nearly every key of a listing asks for the same few."""
+    match path.decode(errors="replace").split("/"):
+        case ["", "config", namespace, environment] if is_name(namespace) and is_name(environment):
+            return Scope(namespace, environment)
+    return None
+
+
+def _served(name: bytes) -> bool:
     # What is stored is served, also where it could not be written today; only what no request could name is not.
-    return bool(key) and not key.startswith("_") and key not in (".", "..") and len(key.encode()) <= MAX_KEY_BYTES
+    return 0 < len(name) <= MAX_KEY_BYTES and not name.startswith(b"_") and name not in (b".", b"..")
 
 
 def entry_path(scope: Scope, key: str) -> bytes:
@@ -229,10 +242,13 @@ class StoredEntry(msgspec.Struct, frozen=True, kw_only=True):
     metadata: msgspec.Raw | None = None
 
 
+_NULL = msgspec.Raw(b"null")
+
+
 class _Entry(msgspec.Struct, frozen=True):
     value: Any = msgspec.UNSET
     version: str | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: msgspec.Raw = _NULL
 
 
 class Applying(msgspec.Struct, frozen=True, kw_only=True):
@@ -283,7 +299,10 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
         return self.version if self.release else None
 
 
+_SHARED_BYTES = 1024
+"""Larger metadata is nobody else's."""
 _entry_decoder = msgspec.json.Decoder(_Entry)
+_metadata_decoder = msgspec.json.Decoder(dict[str, Any] | None)
 _head_decoder = msgspec.json.Decoder(Head)
 _encoder = msgspec.json.Encoder()
 _canonical_encoder = msgspec.json.Encoder(order="deterministic")
@@ -294,12 +313,25 @@ def decode_entry(stored: bytes) -> StoredEntry:
     entry = decode(_entry_decoder, stored)
     if entry.value is msgspec.UNSET:
         raise Unreadable('the object has no "value"')
-    check_value(entry.value)
-    metadata = None
-    if entry.metadata is not None:
-        check_value(entry.metadata)
-        metadata = msgspec.Raw(_encoder.encode(entry.metadata))
-    return StoredEntry(value=msgspec.Raw(_encoder.encode(entry.value)), version=entry.version, metadata=metadata)
+    if type(entry.value) is not str:
+        check_value(entry.value)
+    raw = bytes(entry.metadata)
+    return StoredEntry(
+        value=msgspec.Raw(_encoder.encode(entry.value)),
+        version=entry.version and intern(entry.version),
+        metadata=_metadata(raw) if len(raw) <= _SHARED_BYTES else _metadata.__wrapped__(raw),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _metadata(raw: bytes) -> msgspec.Raw | None:
+    """Metadata, checked: one object for all the entries that a release has written, which have the same."""
+    try:
+        metadata = decode(_metadata_decoder, raw)
+        check_value(metadata)
+    except Unreadable as error:
+        raise Unreadable(f"the metadata: {error}") from None
+    return None if metadata is None else msgspec.Raw(_encoder.encode(metadata))
 
 
 def decode_head(stored: bytes) -> Head:

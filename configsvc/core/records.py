@@ -4,6 +4,7 @@ Pure. Reads entries and heads (`model.py`) and keeps what does not read as a `Pr
 `scope.py`.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -154,16 +155,15 @@ class Newest:
 def sort_listing(records: Iterable[Record], revision: int, cluster_id: str, environment: str | None = None) -> Listed:
     """Sort a listing by what each key is for. With `environment`, scopes of others are mirrored but not kept."""
     listed = Listed(revision, cluster_id)
+    scopes: defaultdict[tuple[str, str], ListedScope] = defaultdict(ListedScope)
     for record in records:
         listed.mirror[record.key] = record.mod_revision
         place = locate(record.key)
         match place.kind:
-            case "entry" | "head" if environment is None or place.environment == environment:
-                scope = listed.scopes.setdefault(place.scope, ListedScope())
-                if place.kind == "head":
-                    scope.head = record
-                else:
-                    scope.records[place.name] = record
+            case "entry" if environment is None or place.environment == environment:
+                scopes[place.namespace, place.environment].records[place.name] = record
+            case "head" if environment is None or place.environment == environment:
+                scopes[place.namespace, place.environment].head = record
             case "epoch":
                 listed.epochs[place.namespace] = record.value
             case "schema":
@@ -172,4 +172,5 @@ def sort_listing(records: Iterable[Record], revision: int, cluster_id: str, envi
                 listed.unaddressable[record.key] = record.mod_revision
             case "reserved":
                 listed.reserved[record.key] = record.mod_revision
+    listed.scopes.update((Scope(*names), scope) for names, scope in scopes.items())
     return listed

@@ -71,9 +71,7 @@ _UNTRUSTED = {
     "self signed": "name the authority that signed etcd's certificate in ETCD_CACERT",
 }
 """What helps, by OpenSSL's words for why a certificate is not trusted."""
-_UNTRUSTED_OTHERWISE = (
-    "the certificate or its authority is not as OpenSSL wants it: compare with openssl verify -CAfile, and issue it anew"
-)
+_UNTRUSTED_OTHERWISE = "look at both certificates with openssl verify -CAfile, and issue the one that is not right anew"
 
 
 def _how_to_reach(endpoint: EndpointFacts, error: str) -> str:

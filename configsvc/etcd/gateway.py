@@ -10,7 +10,8 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -142,6 +143,22 @@ class Gateway:
     def next_member(self, after: Member | None = None) -> Endpoint:
         """See `Etcd.next_member`."""
         return self._endpoints.next(after)
+
+    async def readmit(self, key: bytes) -> None:
+        """Ask members that were left alone, once their time is over, for `key`, for ever; never returns.
+
+        While another member answers nobody else would, and they would count as left alone for good. A linearizable read,
+        so that a member without a quorum stays out; without a token, so that one that is back has not to log in every
+        service at once: a refusal is an answer.
+        """
+        body = wire.encode_range(Range(key=key, count_only=True))
+        while True:
+            await self._sleep(self._config.breaker_open_s * self._rng.uniform(1.0, 2.0))
+            for endpoint in self.members:
+                others_answer = any(member.breaker == "closed" for member in self.members)
+                if endpoint.breaker == "half-open" and others_answer:
+                    with suppress(EtcdError):
+                        await self._tried(endpoint, "probe", partial(self._send, endpoint, "/v3/kv/range", body))
 
     # ---- reads -------------------------------------------------------------------------------------------------------
 
@@ -318,14 +335,7 @@ class Gateway:
         async def attempt(token: str) -> bytes:
             started = self._clock()
             try:
-                return await self._transport.request(
-                    endpoint.url + path,
-                    body,
-                    timeout_s=timeout_s,
-                    headers=_LEADER | _deadline(timeout_s) | _authorization(token),
-                    is_write=is_write,
-                    max_bytes=self._config.max_answer_bytes,
-                )
+                return await self._send(endpoint, path, body, token, timeout_s=timeout_s, is_write=is_write)
             except Unavailable as error:
                 if is_write and "no leader" in error.detail and self._clock() - started > IMMEDIATE_S:
                     raise Ambiguous(error.detail, **error.fields) from error
@@ -333,14 +343,40 @@ class Gateway:
 
         return await self._attempt(endpoint, operation, attempt)
 
+    async def _send(
+        self,
+        endpoint: Endpoint,
+        path: str,
+        body: bytes | None,
+        token: str = "",
+        *,
+        timeout_s: float | None = None,
+        is_write: bool = False,
+    ) -> bytes:
+        timeout_s = timeout_s or self._config.read_s
+        return await self._transport.request(
+            endpoint.url + path,
+            body,
+            timeout_s=timeout_s,
+            headers=_LEADER | _deadline(timeout_s) | _authorization(token),
+            is_write=is_write,
+            max_bytes=self._config.max_answer_bytes,
+        )
+
     async def _attempt(self, endpoint: Endpoint, operation: str, attempt: Callable[[str], Awaitable[T]]) -> T:
-        """One request with a token, twice where the token was refused; tells breaker and observer how it ended."""
+        """One request with a token, twice where the token was refused; who answers it is preferred from then on."""
+        result = await self._tried(endpoint, operation, partial(self._with_token, endpoint, attempt))
+        self._endpoints.prefer(endpoint)
+        return result
+
+    async def _tried(self, endpoint: Endpoint, operation: str, send: Callable[[], Awaitable[T]]) -> T:
+        """One request, where the breaker lets it pass; tells breaker and observer how it ended."""
         if not endpoint.admit():
             raise LeftAlone("left alone after failures (circuit breaker open)", endpoint=endpoint.url)
         started = self._clock()
         outcome = "cancelled"
         try:
-            result = await self._with_token(endpoint, attempt)
+            result = await send()
         except EtcdError as error:
             outcome = type(error).__name__.lower()
             self._endpoints.failed(endpoint, error)
@@ -351,7 +387,6 @@ class Gateway:
         else:
             outcome = "ok"
             endpoint.answered()
-            self._endpoints.prefer(endpoint)
             return result
         finally:
             self._observer.etcd_call(operation, outcome, self._clock() - started, endpoint.url)

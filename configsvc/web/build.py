@@ -37,17 +37,17 @@ def build(settings: Settings, *, keeps: bool = True) -> web.Application:
         max_streams=settings.max_streams,
     )
     metrics = Metrics(hub)
-    gateway = Gateway(gateway_config(settings), observer=metrics)
+    gateway, prefix = Gateway(gateway_config(settings), observer=metrics), namespace_prefix(settings.service_name)
     follower = Follower(
         gateway,
         hub,
-        prefix=namespace_prefix(settings.service_name),
+        prefix=prefix,
         writer=Writer(gateway) if settings.writes else None,
         keep=store.save_history if store and keeps else lambda history: None,
     )
 
     async def etcd_open(app: web.Application) -> AsyncIterator[None]:
-        async with gateway:
+        async with gateway, running(app, gateway.readmit(prefix), "endpoints"):
             yield
 
     async def following(app: web.Application) -> AsyncIterator[None]:

@@ -67,6 +67,40 @@ async def test_without_a_quorum_everything_says_so(cluster: LocalCluster, make_g
     assert (await patiently(lambda: get(gateway, b"k"))).kvs[0].value == b"1"
 
 
+async def test_a_member_that_was_left_alone_comes_back_although_nobody_needs_it(
+    cluster: LocalCluster, make_gateway: Any
+) -> None:
+    gateway: Gateway = await make_gateway(
+        *cluster.endpoints, config={"breaker_failures": 2, "breaker_open_s": 0.1, "connect_s": 0.5}
+    )
+    await put(gateway, b"k", b"1")
+    away, used, _ = gateway.members
+    await gateway.range(Range(key=b"k"), member=used)
+    cluster.members[0].kill()
+    for _ in range(2):
+        with pytest.raises((Unreachable, Unavailable)):
+            await gateway.range(Range(key=b"k"), member=away)
+    readmitting = asyncio.create_task(gateway.readmit(b"k"))
+    try:
+        assert away.breaker != "closed"
+        failures = away.failures
+        await patiently_until(lambda: away.failures > failures + 1)
+        assert away.breaker != "closed"
+        cluster.members[0].restart()
+        await patiently_until(lambda: away.breaker == "closed")
+        # It is one of those to go to now, and no reason to leave the one that is in use.
+        assert gateway.next_member() is used
+    finally:
+        readmitting.cancel()
+        await asyncio.wait([readmitting])
+
+
+async def patiently_until(seen: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not seen():
+            await asyncio.sleep(0.02)
+
+
 async def test_the_watched_member_ends(cluster: LocalCluster, make_gateway: Any) -> None:
     """Killed, or told to end (later versions deliver for 7 s more): the watch raises; the next member has it all."""
     gateway: Gateway = await make_gateway(*cluster.endpoints)

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from configsvc.core.model import Scope, namespace_prefix
-from configsvc.etcd.local import LocalEtcd
+from configsvc.etcd.local import LocalCluster, LocalEtcd
 from tests.cli.commands import get
 from tests.support.etcd import call, enable_auth, newest, options, root_token
 from tests.support.process import Hand, ServiceProcess
@@ -75,6 +75,27 @@ def test_it_starts_without_etcd_and_recovers_when_there_is_one(etcd: LocalEtcd, 
         assert service.stop() == 0
         # How often it says that it waits is bounded, and nothing of it is a defect.
         assert [line for line in service.log() if "exception" in line or line["level"] == "critical"] == []
+
+
+def test_after_an_outage_of_all_members_all_is_well_again(tmp_path: Path) -> None:
+    """Also those members that nobody needs any more, since one watch is enough."""
+    with LocalCluster(3, options=options(newest())) as cluster:
+        hand = Hand(cluster)
+        hand.write({"a": 1})
+        more = {"CONFIGSVC_BREAKER_FAILURES": "1", "CONFIGSVC_BREAKER_OPEN_S": "0.3"}
+        with sidecar(tmp_path, hand.scope, *cluster.endpoints, **more) as service:
+            service.start()
+            for member in cluster.members:
+                member.kill()
+            service.running.until("all are left alone", lambda: breaker_check(service).startswith("3 of 3 left alone"))
+            cluster.start_members()
+            service.running.until("all is well", lambda: service.health()["status"] == "ok")
+            assert breaker_check(service) == "3 of 3 in use"
+            assert service.stop() == 0
+
+
+def breaker_check(service: ServiceProcess) -> str:
+    return str(service.health()["checks"].get("breaker", {}).get("detail", ""))
 
 
 async def test_a_wrong_password_is_named_and_mended_without_a_restart(

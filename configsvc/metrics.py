@@ -126,7 +126,7 @@ TABLE: dict[str, Declared] = {
         "gauge", "How late the event loop was when last looked at.", across="max"
     ),
     "configsvc_event_loop_tasks": Declared(
-        "gauge", "Tasks of the event loop: one for each open connection, and a few that are always there."
+        "gauge", "Tasks of the event loop: a few that are always there, and one for whatever is being answered."
     ),
     "configsvc_workers": Declared("gauge", "Worker processes that run (CONFIGSVC_WORKERS)."),
     "configsvc_worker_restarts_total": Declared("counter", "Workers started in place of one that ended.", across="max"),

@@ -13,12 +13,13 @@ from typing import Any
 from weakref import WeakSet
 
 from configsvc_client.snapshot import Snapshot
-from configsvc_client.view import ClientStatus, ConfigChange, changes
+from configsvc_client.view import ClientStatus, ConfigChange, changes, own
 
 logger = logging.getLogger("configsvc_client")
 
 Callback = Callable[[ConfigChange], Any]
 StatusCallback = Callable[[ClientStatus], Any]
+_Step = tuple[int, Snapshot | None, Snapshot]
 Call = tuple[Callable[[Any], Any], ConfigChange | ClientStatus]
 
 _MAX_STATUSES = 64
@@ -38,7 +39,8 @@ class Callbacks:
     """Registrations and a bounded backlog of states.
 
     While callbacks are so slow that more than `max_backlog` states wait, states in between are skipped: values that
-    have been overwritten are then not told, the step to the newest state always is.
+    have been overwritten are then not told, the step to the newest state always is. Nobody hears of what was before
+    its registration, so that each of those that come while states are skipped keeps one state more.
     """
 
     def __init__(self, wake: Callable[[], None], *, max_backlog: int = 256) -> None:
@@ -46,14 +48,15 @@ class Callbacks:
         self._max_backlog = max_backlog
         self._lock = threading.Lock()
         self._registrations: list[_Registration] = []
-        self._backlog: deque[tuple[int, Snapshot | None, Snapshot]] = deque()
+        self._backlog: deque[_Step] = deque()
         self._pushed = 0
         # Calls of one step that are still to come, and the one that is out.
         self._due: deque[tuple[_Registration, ConfigChange | ClientStatus]] = deque()
         self._calling: tuple[_Registration, ConfigChange | ClientStatus] | None = None
         self._status_registrations: list[_Registration] = []
         # Of too many, the oldest are not told.
-        self._statuses: deque[tuple[_Registration, ClientStatus]] = deque(maxlen=_MAX_STATUSES)
+        self._statuses: deque[tuple[list[_Registration], ClientStatus]] = deque(maxlen=_MAX_STATUSES)
+        self._due_statuses: deque[tuple[_Registration, ClientStatus]] = deque()
         self.listeners: WeakSet[Callbacks] = WeakSet()
         """Others that hear of the same states, each at its own pace."""
         self.errors = 0
@@ -67,7 +70,7 @@ class Callbacks:
     @property
     def is_due(self) -> bool:
         """Whether `take` has calls."""
-        return bool(self._due or self._backlog or self._statuses)
+        return bool(self._due or self._backlog or self._due_statuses or self._statuses)
 
     def after_fork(self, *, in_callback: bool) -> None:
         """In a child, where nobody calls any more: what was being called is due again, unless that is what forked."""
@@ -77,6 +80,7 @@ class Callbacks:
         self._calling = None
         # What was said of the parent's link.
         self._statuses.clear()
+        self._due_statuses.clear()
         for listener in list(self.listeners):
             listener.after_fork(in_callback=True)
 
@@ -106,9 +110,9 @@ class Callbacks:
     def push_status(self, status: ClientStatus) -> None:
         """Note that the client's status is another one."""
         with self._lock:
-            self._statuses.extend((one, status) for one in self._status_registrations)
-            if not self._statuses:
+            if not self._status_registrations:
                 return
+            self._statuses.append((list(self._status_registrations), status))
         self._wake()
 
     def push(self, old: Snapshot | None, new: Snapshot) -> None:
@@ -124,9 +128,19 @@ class Callbacks:
                 self._backlog.append((self._pushed, old, new))
             else:
                 # In one step, for a process that is forked here.
-                self._backlog[-1] = (self._pushed, self._backlog[-1][1], new)
+                self._backlog = self._skipped((self._pushed, old, new))
         if not is_awake:
             self._wake()
+
+    def _skipped(self, step: _Step) -> "deque[_Step]":
+        """The backlog with one step more, and as many left out as may be: not those at which somebody registered."""
+        begun = {one.since for one in self._registrations}
+        steps = [*self._backlog, step]
+        for at in range(len(steps) - 1, self._max_backlog - 1, -1):
+            before, after = steps[at - 1], steps[at]
+            if not any(before[0] <= since < after[0] for since in begun):
+                steps[at - 1 : at + 1] = [(after[0], before[1], after[2])]
+        return deque(steps)
 
     def wake_listeners(self) -> None:
         """Let those who wait for a state look at what else has happened."""
@@ -134,12 +148,15 @@ class Callbacks:
             listener._wake()
 
     def take(self) -> Iterator[Call]:
-        """The calls that are due, in order; stops when there are none."""
+        """The calls that are due, in order; stops when there are none. What each is told is its own."""
         while True:
             with self._lock:
                 self._calling = None
-                if self._statuses:
-                    self._due.appendleft(self._statuses.popleft())
+                if self._statuses and not self._due_statuses:
+                    heard, status = self._statuses.popleft()
+                    self._due_statuses.extend((one, status) for one in heard)
+                if self._due_statuses:
+                    self._due.appendleft(self._due_statuses.popleft())
                 if not self._due and self._backlog:
                     number, old, new = self._backlog[0]
                     heard = [one for one in self._registrations if one.since < number]
@@ -152,7 +169,7 @@ class Callbacks:
                 self._calling = call = self._due.popleft()
             registration, told = call
             if registration.active:
-                yield registration.callback, told
+                yield registration.callback, own(told)
 
     def failed(self, callback: Callable[[Any], Any], told: ConfigChange | ClientStatus) -> None:
         """To be called in an `except` block: an error in one callback is logged and counted, and harms nothing else."""

@@ -55,11 +55,12 @@ class ClientStatus(msgspec.Struct, frozen=True, kw_only=True):
     `max_staleness_s`, unset: within two heartbeats), `stale` (older, or the service says so itself), `closed`.
     `source`: where values come from. `revision`: up to which everything is known; it steps back only with a new
     history. `since`: when this state began. `age_s`: seconds since the state was last proved to be the newest, 0.0
-    while the link is live, None without any. `last_error`: the latest reason why the link was not live, kept after it
-    is. `url`: the service that is being asked; `service_state`: what it last said of itself on this connection.
-    `transport`: whether a stream brings changes there, or polls, because something holds streams back. `reads`: how
-    many reads of this process were answered from where (`default`: with the caller's own). `invalid_values`: how many
-    of the latter because the stored value was of another type or out of bounds.
+    while the link is live, None without any. `last_error`: why the link is not live, and where; while `transport` is
+    `polling` why the stream is not used; None while all is well. `url`: the service that is being asked;
+    `service_state`: what it last said of itself on this connection. `transport`: whether a stream brings changes there,
+    or polls, because something holds streams back. `reads`: how many reads of this process were answered from where
+    (`default`: with the caller's own). `invalid_values`: how many of the latter because the stored value was of another
+    type or out of bounds.
     """
 
     state: State
@@ -89,16 +90,29 @@ def values(snapshot: Snapshot) -> dict[str, Any]:
     return {key: copy_value(entry.value) for key, entry in snapshot.entries.items()}
 
 
+def own(told: ConfigChange | ClientStatus) -> ConfigChange | ClientStatus:
+    """The same for one receiver, who may change what it holds."""
+    if isinstance(told, ClientStatus):
+        return msgspec.structs.replace(told, reads=dict(told.reads))
+    if any(type(one) in (dict, list) for one in (told.old, told.new, told.metadata)):
+        old, new, metadata = copy_value(told.old), copy_value(told.new), copy_value(told.metadata)
+        return msgspec.structs.replace(told, old=old, new=new, metadata=metadata)
+    return told
+
+
 def changes(old: Snapshot | None, new: Snapshot) -> list[ConfigChange]:
-    """Each key whose *value* differs; an entry that moved to another version with its value kept is no change."""
+    """Each key whose *value* differs; an entry that moved to another version with its value kept is no change.
+
+    They hold the states' own values: `own` makes one that may be handed out.
+    """
     before = old or Snapshot(namespace=new.namespace, environment=new.environment)
     return [
         ConfigChange(
             key=change.key,
-            old=MISSING if change.old is None else copy_value(change.old.value),
-            new=MISSING if change.new is None else copy_value(change.new.value),
+            old=MISSING if change.old is None else change.old.value,
+            new=MISSING if change.new is None else change.new.value,
             revision=new.revision,
-            metadata=None if change.new is None else copy_value(change.new.metadata),
+            metadata=None if change.new is None else change.new.metadata,
         )
         for change in before.diff(new)
         if change.old is None or change.new is None or not same_value(change.old.value, change.new.value)

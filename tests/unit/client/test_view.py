@@ -9,7 +9,7 @@ from configsvc_client.errors import ConfigKeyError
 from configsvc_client.protocol import Entry
 from configsvc_client.reads import Reads
 from configsvc_client.snapshot import Snapshot
-from configsvc_client.view import MISSING, ConfigChange, changes, values
+from configsvc_client.view import MISSING, ConfigChange, changes, own, values
 
 
 def state(revision: int = 1, **entries: Any) -> Snapshot:
@@ -50,7 +50,7 @@ def test_nobody_can_change_the_shared_state_through_a_value() -> None:
         read()["x"][1]["y"] = 3
         read()["x"].append(4)
         assert read() == {"x": [1, {"y": 2}]}
-    changes(None, snapshot)[0].new.clear()
+    own(changes(None, snapshot)[0]).new.clear()
     assert lookup(snapshot, "a", None) == {"x": [1, {"y": 2}]}
 
 

@@ -22,6 +22,7 @@ import structlog
 from configsvc.core.continuity import Remembered, contradiction, remembered_contradiction
 from configsvc.core.model import Scope
 from configsvc.core.replica import Listed, Relist, sort_listing
+from configsvc.epochs import Epochs
 from configsvc.etcd.ops import (
     Compacted,
     Etcd,
@@ -47,7 +48,6 @@ from configsvc.history import (
 from configsvc.hub import Hub
 from configsvc.store import History, Saved
 from configsvc.watching import Habits, Watch
-from configsvc.writer import Writer
 
 BACKOFF_S = (0.05, 5.0)
 """First and longest wait after a failure; doubled each time, drawn with full jitter, reset once a watch lived 10 s."""
@@ -79,7 +79,7 @@ class Follower:
         hub: Hub,
         *,
         prefix: bytes,
-        writer: Writer | None = None,
+        epochs: Epochs | None = None,
         keep: Callable[[History], object] = lambda history: None,
         clock: Callable[[], float] = monotonic,
         rng: random.Random | None = None,
@@ -99,7 +99,7 @@ class Follower:
         self._etcd = etcd
         self._hub = hub
         self._replica = hub.replica
-        self._writer = writer
+        self._epochs = epochs
         self._keep = keep
         self._clock = clock
         self._rng = rng or random.Random()
@@ -141,8 +141,8 @@ class Follower:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow())
             tasks.create_task(self._settle_doubts())
-            if self._writer is not None:
-                tasks.create_task(self._create_epochs(self._writer))
+            if self._epochs is not None:
+                tasks.create_task(self._create_epochs(self._epochs))
 
     async def _follow(self) -> None:
         reason, fork = "start", False
@@ -226,10 +226,10 @@ class Follower:
     async def _complete(self, listed: Listed) -> Listed:
         """Before anybody reads: give namespaces their epoch keys, so that readers need not start anew soon after."""
         missing = {scope.namespace for scope in listed.scopes} - listed.epochs.keys()
-        if self._writer is None or not missing:
+        if self._epochs is None or not missing:
             return listed
         try:
-            await self._writer.create_epochs(missing)
+            await self._epochs.create_epochs(missing)
         except EtcdError as error:
             log.info("epoch keys could not be written before the start", error=str(error))
             return listed
@@ -239,12 +239,12 @@ class Follower:
         """Start a new epoch: in etcd where we may write, and by a private salt for whatever did not change there."""
         self._replica.begin_history(secrets.token_hex(8), listed.epochs)
         self._keep(History(cluster_id=listed.cluster_id, salt=self._replica.salt, epochs=dict(listed.epochs)))
-        if self._writer is None or self._clock() - self._rotated_at < ROTATE_EVERY_S:
+        if self._epochs is None or self._clock() - self._rotated_at < ROTATE_EVERY_S:
             return listed
         self._rotated_at = self._clock()
         namespaces = {scope.namespace for scope in listed.scopes} | listed.epochs.keys()
         try:
-            await self._writer.rotate_epochs({name: listed.epochs.get(name, b"") for name in namespaces})
+            await self._epochs.rotate_epochs({name: listed.epochs.get(name, b"") for name in namespaces})
         except EtcdError as error:
             log.warning("the new epochs could not be written; this replica uses one of its own", error=str(error))
             return listed
@@ -348,7 +348,7 @@ class Follower:
                 log.info("a reader is ahead of this replica and etcd cannot be asked", error=str(error))
             await asyncio.sleep(min(1.0, self._hub.heartbeat_s / 2))
 
-    async def _create_epochs(self, writer: Writer) -> None:
+    async def _create_epochs(self, epochs: Epochs) -> None:
         """Give namespaces an epoch key on first sight, and finish rotations that others began."""
         begun = True
         while True:
@@ -356,9 +356,9 @@ class Follower:
             self.habits.news.clear()
             try:
                 if begun:
-                    await writer.finish()
+                    await epochs.finish()
                     begun = False
-                await writer.create_epochs(self._without_epoch())
+                await epochs.create_epochs(self._without_epoch())
             except Refused as error:
                 log.warning("etcd lets this service write no epoch keys; it goes on without", error=str(error))
                 return

@@ -12,7 +12,7 @@ from configsvc.etcd.ops import prefix_end
 
 _EVERYTHING = "/configsvc/"
 _FORKS = "/configsvc/forks/"
-"""Where a service that may write notes that it changes an epoch; see `writer.py`."""
+"""Where a service that may write notes that it changes an epoch; see `epochs.py`."""
 
 
 class Need(NamedTuple):
@@ -53,7 +53,22 @@ def lacks_writing(permissions: Iterable[Permission], need: Need) -> bool:
 def excess(permissions: Iterable[Permission], need: Iterable[Need]) -> list[str]:
     """Grants beyond what is needed, in words."""
     needs = list(need)
-    return sorted({_words(permission) for permission in permissions if not _is_needed(permission, needs)})
+    return sorted(
+        {
+            _words(permission) + _slash(permission, needs)
+            for permission in permissions
+            if not _is_needed(permission, needs)
+        }
+    )
+
+
+def _slash(permission: Permission, needs: list[Need]) -> str:
+    """What is to be said where a prefix is the needed one but for its last character."""
+    key, end = permission.key, permission.range_end
+    alike = any(need.prefix.encode() == key + b"/" for need in needs)
+    return " (the '/' at its end is missing, so names that only begin alike are open too)" * (
+        alike and end == prefix_end(key)
+    )
 
 
 def _is_needed(permission: Permission, needs: list[Need]) -> bool:

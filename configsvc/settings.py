@@ -14,8 +14,6 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from configsvc import settings_file
-from configsvc.settings_file import Line, near
 from configsvc.settings_values import (
     ADDRESS,
     BOOLEAN,
@@ -26,9 +24,12 @@ from configsvc.settings_values import (
     TEXT,
     Address,
     Kind,
+    Line,
     Wrong,
     choice,
     integer,
+    near,
+    number,
     seconds,
     shown,
     with_scheme,
@@ -64,6 +65,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: float
     start_timeout_s: float | None
     drain_s: float
+    drain_delay_s: float
     workers: int
     cache_dir: Path | None
     cache_max_age_s: float
@@ -74,6 +76,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     slow_reader_s: float
     head_timeout_s: float
     hot_reads: bool
+    max_body_bytes: int
+    max_deleted: float
+    max_growth: float
+    max_scope_bytes: int
+    max_releases_per_min: int
     frame_log_count: int
     frame_log_bytes: int
     log_format: Literal["auto", "json", "console"]
@@ -142,8 +149,11 @@ TABLE = (
     Setting("start_timeout_s", "CONFIGSVC_START_TIMEOUT_S", "start_timeout_s", seconds(0.1, 7 * DAY_S), None,
             "How long `configsvc serve` waits for its first data before it gives up (exit 69). Default: for ever."),
     Setting("drain_s", "CONFIGSVC_DRAIN_S", "drain_s", seconds(0, 3600), 10.0,
-            "How long a stopping service lets streams and requests finish. Keep it below what the supervisor grants "
-            "(Kubernetes: 30 s)."),
+            "How long a stopping service lets streams and requests finish. Keep it, with the delay before it, below "
+            "what the supervisor grants (Kubernetes: 30 s)."),
+    Setting("drain_delay_s", "CONFIGSVC_DRAIN_DELAY_S", "drain_delay_s", seconds(0, 3600), 0.0,
+            "How long it serves on when it is told to stop, with `/health/ready` at 503, so that those in front of it can "
+            "send new connections elsewhere."),
     Setting("workers", "CONFIGSVC_WORKERS", "workers", integer(1, 64, "processes"), 1,
             "Processes that serve the same port, each on a core of its own, with all of the data and its own watch on "
             "etcd. More than one needs Linux; `configsvc dev` always runs one."),
@@ -171,6 +181,20 @@ TABLE = (
             "Changes kept per scope for readers that come back; one that missed more gets a snapshot instead."),
     Setting("frame_log_bytes", "CONFIGSVC_FRAME_LOG_BYTES", "stream.log_bytes", integer(1, 2**40, "bytes"),
             4 * 1024 * 1024, "The same bound in bytes; whichever is reached first counts."),
+    Setting("max_body_bytes", "CONFIGSVC_MAX_BODY_BYTES", "writes.max_body_bytes",
+            integer(1024, 2**30, "bytes"), 64 * 1024 * 1024, "The largest body of a write."),
+    Setting("max_deleted", "CONFIGSVC_GUARD_MAX_DELETED", "guards.max_deleted", number(0, 1), 0.5,
+            "Which share of a scope's keys one write may delete without `force`; two may always go. 0: any."),
+    Setting("max_growth", "CONFIGSVC_GUARD_MAX_GROWTH", "guards.max_growth", number(0, 1_000_000), 10.0,
+            "By which factor one write may make a scope larger (keys, from 100 on, or bytes, from 256 KiB on) without "
+            "`force`. 0: any."),
+    Setting("max_scope_bytes", "CONFIGSVC_GUARD_MAX_SCOPE_BYTES", "guards.max_scope_bytes",
+            integer(0, 2**40, "bytes"), 32 * 1024 * 1024,
+            "How large one scope may be without `force`, keys and stored values together. 0: any."),
+    Setting("max_releases_per_min", "CONFIGSVC_GUARD_MAX_RELEASES_PER_MIN", "guards.max_releases_per_min",
+            integer(0, 1000, "releases"), 60,
+            "How many releases of one scope a minute may see without `force`. Emergencies, expiries and rollbacks are "
+            "never held up. 0: any."),
     Setting("log_format", "CONFIGSVC_LOG_FORMAT", "log.format", choice("auto", "json", "console"), "auto",
             "`auto`: readable lines on a terminal, JSON otherwise."),
     Setting("log_level", "CONFIGSVC_LOG_LEVEL", "log.level", choice("debug", "info", "warning", "error"), "info",
@@ -231,8 +255,13 @@ def parse(
     Raises `SettingsError` with every problem of both, `problems` (those found before) first.
     """
     problems = list(problems or ())
-    lines, wrong = settings_file.read(text or "", _BY_KEY)
-    problems += [f"{file_name}:{problem}" for problem in wrong]
+    lines: Mapping[str, Line] = {}
+    if text:
+        # Most services have no file, and need not have its parser in memory.
+        from configsvc import settings_file
+
+        lines, wrong = settings_file.read(text, _BY_KEY)
+        problems += [f"{file_name}:{problem}" for problem in wrong]
     reading = _Reading(environ, lines, file_name)
     reading.read_all()
     problems += reading.problems
@@ -318,16 +347,12 @@ def _mode_problems(reading: _Reading) -> Iterator[str]:
 
 
 def _exposure_problems(reading: _Reading) -> Iterator[str]:
-    available = ", ".join(AUTH_BACKENDS)
     listen: Address = reading.values["listen"]
     if not reading.given("auth") and not listen.loopback:
         yield (
             f"{reading.origin['listen']}: {listen.host} may be reached from other machines, and nothing says who may "
-            f"read; set CONFIG_AUTH ({available}), or listen on 127.0.0.1"
+            "read; set CONFIG_AUTH=none if whoever reaches it may, or listen on 127.0.0.1"
         )
-    sidecar = reading.values["mode"] != "central"
-    if "auth" in reading.wrong and sidecar and not reading.given("environment"):
-        yield f"CONFIG_ENVIRONMENT: is not set; a sidecar needs it unless authentication is none ({available})"
 
 
 def _files(reading: _Reading, check_file: CheckFile) -> Iterator[str]:
@@ -359,6 +384,10 @@ def _warnings(reading: _Reading) -> Iterator[str]:
     listen: Address = reading.values["listen"]
     if not listen.loopback:
         yield f"authentication is off: whoever reaches {listen} may read every value served here"
+        if not reading.given("etcd_endpoints"):
+            yield "ETCD_ENDPOINTS: is not set, so etcd is expected at 127.0.0.1:2379; in a container that is itself"
+    if len({url.partition("://")[0] for url in reading.values["etcd_endpoints"] if "://" in url}) > 1:
+        yield f"{reading.origin['etcd_endpoints']}: some are https and some http; without TLS others can read along"
     if reading.given("token_file"):
         yield f"{reading.origin['token_file']}: is not used, authentication is none"
     for variable in sorted(reading.environ.keys() - _VARIABLES - CLIENT_VARIABLES):

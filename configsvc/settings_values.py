@@ -4,9 +4,10 @@ Pure. Environment and file share this grammar: a value is text, whichever of the
 name; which settings there are, and how they go together, is `settings.py`.
 """
 
+import difflib
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,13 @@ class Kind(NamedTuple):
     unit: str = ""
 
 
+class Line(NamedTuple):
+    """One setting of the file: its text, and where it stands, counted from 1."""
+
+    text: str
+    line: int
+
+
 class Address(NamedTuple):
     """Where to listen. Port 0 lets the system choose one."""
 
@@ -48,6 +56,12 @@ class Address(NamedTuple):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host.lower() == "localhost"
+
+
+def near(word: str, words: Collection[str]) -> str:
+    """`; did you mean …?` where one of `words` is near, else nothing."""
+    found = difflib.get_close_matches(word, sorted(words), n=1, cutoff=0.6)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def shown(text: str) -> str:
@@ -155,3 +169,14 @@ def integer(least: int, most: int, unit: str) -> Kind:
         return int(text)
 
     return Kind(f"{unit}, {least} to {most}", parse, unit)
+
+
+def number(least: float, most: float) -> Kind:
+    """A number of nothing in particular."""
+
+    def parse(text: str) -> float:
+        if not _DECIMAL.fullmatch(text) or not least <= float(text) <= most:
+            raise Wrong(f"{shown(text)} is not a number from {least:g} to {most:g}, such as 0.5")
+        return float(text)
+
+    return Kind(f"a number, {least:g} to {most:g}", parse)

@@ -134,6 +134,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     entries: Mapping[str, Stored] = {}
     expected: Mapping[str, bytes] | None = {}
     overrides: Mapping[str, Override] = {}
+    schema: bytes | None = None
     schema_mod: int = 0
     epoch: bytes | None = None
     label: Label | None = None

@@ -167,7 +167,8 @@ def _refuse(problems: list[Problem]) -> None:
         raise InvalidRequest(_sentence(problems), code="invalid_values", **_listed(problems))
 
 
-def _malformed(*problems: Problem) -> InvalidRequest:
+def malformed(*problems: Problem) -> InvalidRequest:
+    """The refusal of a body that is not of the expected shape."""
     return InvalidRequest(_sentence(problems), code="invalid_body", **_listed(problems))
 
 
@@ -188,7 +189,7 @@ def _an_object(value: Any) -> Object:
     if isinstance(value, Object):
         return value
     kind = "empty" if value is None else "a list" if isinstance(value, list) else "a single value"
-    raise _malformed(
+    raise malformed(
         Problem("", f"the document is {kind}; it is an object of keys and values, {{}} where there are none")
     )
 
@@ -197,7 +198,7 @@ def _decoded(text: bytes) -> str:
     try:
         return text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _malformed(Problem("", f"the body is not UTF-8 (byte {error.start})")) from None
+        raise malformed(Problem("", f"the body is not UTF-8 (byte {error.start})")) from None
 
 
 # ---- JSON ------------------------------------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ def _json(body: bytes) -> Any:
         return found
 
     def constant(word: str) -> Any:
-        raise _malformed(Problem("", f"{word} is no JSON value; there are no such numbers in JSON"))
+        raise malformed(Problem("", f"{word} is no JSON value; there are no such numbers in JSON"))
 
     def integer(digits: str) -> Any:
         # Python refuses to read thousands of digits; what is beyond 64 bits is refused later, with its key.
@@ -225,7 +226,7 @@ def _json(body: bytes) -> Any:
     def number(digits: str) -> float:
         found = float(digits)
         if found in (float("inf"), float("-inf")):
-            raise _malformed(Problem("", f"the number {digits[:40]} is too large for a double; store it as text"))
+            raise malformed(Problem("", f"the number {digits[:40]} is too large for a double; store it as text"))
         return found
 
     try:
@@ -234,11 +235,11 @@ def _json(body: bytes) -> Any:
         )
     except json.JSONDecodeError as error:
         detail = "the document ends too early" if error.pos >= len(text.rstrip()) else f"not JSON: {error.msg}"
-        raise _malformed(Problem("", detail, error.lineno, error.colno)) from None
+        raise malformed(Problem("", detail, error.lineno, error.colno)) from None
     except RecursionError:
-        raise _malformed(Problem("", f"nested deeper than {MAX_NESTING}")) from None
+        raise malformed(Problem("", f"nested deeper than {MAX_NESTING}")) from None
     if doubled:
-        raise _malformed(*doubled)
+        raise malformed(*doubled)
     return value
 
 
@@ -257,15 +258,15 @@ def _yaml(body: bytes) -> Any:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         detail = f"not YAML: {_one_line(str(error.problem or error.context))}"
-        raise _malformed(
+        raise malformed(
             Problem("", detail, mark.line + 1 if mark else None, mark.column + 1 if mark else None)
         ) from None
     except RecursionError:
-        raise _malformed(Problem("", f"nested deeper than {MAX_NESTING}")) from None
+        raise malformed(Problem("", f"nested deeper than {MAX_NESTING}")) from None
     except (YAMLError, ValueError) as error:
-        raise _malformed(Problem("", f"not YAML: {_one_line(str(error))}")) from None
+        raise malformed(Problem("", f"not YAML: {_one_line(str(error))}")) from None
     if reading.problems:
-        raise _malformed(*reading.problems)
+        raise malformed(*reading.problems)
     return value
 
 
@@ -295,9 +296,9 @@ class _Nodes:
         self._count += 1
         if depth > MAX_NESTING + 1:
             # Also the end of a node that holds itself.
-            raise _malformed(self._at(node, "", f"is nested deeper than {MAX_NESTING}"))
+            raise malformed(self._at(node, "", f"is nested deeper than {MAX_NESTING}"))
         if self._count > MAX_NODES:
-            raise _malformed(self._at(node, "", f"stands for more than {MAX_NODES} values, with its aliases followed"))
+            raise malformed(self._at(node, "", f"stands for more than {MAX_NODES} values, with its aliases followed"))
         match node:
             case MappingNode():
                 return self._mapping(node, depth)

@@ -11,8 +11,12 @@ import msgspec
 
 from configsvc.core.model import Scope
 
-Action = Literal["open", "self", "read"]
-"""What a route needs: nothing at all, any identity, or the permission to read its scope."""
+Action = Literal["open", "self", "read", "deploy", "emergency", "admin"]
+"""What a route needs: nothing at all, any identity, or a permission for its scope.
+
+`deploy` covers everything that changes a scope in the ordinary way, `emergency` a change past review, and `admin` what
+is about the store as a whole; whoever has `admin` may do all.
+"""
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,7 +27,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float | None = None
 
 
-ANONYMOUS = Identity(name="anonymous", permissions=("read:*",))
+ANONYMOUS = Identity(name="anonymous", permissions=("admin:*",))
 """Everybody, where authentication is off."""
 
 

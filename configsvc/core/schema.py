@@ -42,6 +42,17 @@ def read_defaults(stored: bytes, revision: int) -> dict[str, Entry]:
     return {key: Entry(value=value, source="schema", revision=revision) for key, value in defaults.items()}
 
 
+def object_keys(stored: bytes | None) -> frozenset[str]:
+    """The keys whose value is a mapping by the schema; none where there is no schema, or none that reads."""
+    if stored is None:
+        return frozenset()
+    try:
+        rules = list(_leaves(decode(_decoder, stored).schema, ""))
+    except Unreadable:
+        return frozenset()
+    return frozenset(key for key, rule in rules if rule["type"] == "object")
+
+
 def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for name, below in node.items():
         if not isinstance(below, dict):

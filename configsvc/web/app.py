@@ -22,6 +22,7 @@ from configsvc.web.health import Health
 from configsvc.web.middleware import MIDDLEWARES, finish_head
 from configsvc.web.route import Route
 from configsvc.web.routes import ANY_ROUTE, ROUTES
+from configsvc.writes.writer import Writer
 
 Lifetime = Callable[[web.Application], AsyncIterator[None]]
 log = structlog.get_logger()
@@ -29,7 +30,12 @@ LEAVE_S = 1.0
 """How long streams may take to end after the last word to them is out."""
 LOOK_S = 1.0
 """How often health is looked at without being asked, and how late that was is the event loop's lag."""
-_ROUTER_PATTERNS = {"{ns}": "{ns:[^/]*}", "{env}": "{env:[^/]*}", "{key}": "{key:(?s:.*)}"}
+_ROUTER_PATTERNS = {
+    "{ns}": "{ns:[^/]*}",
+    "{env}": "{env:[^/]*}",
+    "{key}": "{key:(?s:.*)}",
+    "{version}": "{version:[^/]*}",
+}
 """What the router lets through is wider than what is right: `middleware.py` says what is wrong with a name."""
 
 
@@ -42,6 +48,7 @@ def create_app(
     follower: Follower | None = None,
     etcd: Etcd | None = None,
     store: Store | None = None,
+    writer: Writer | None = None,
     lifetimes: Sequence[Lifetime] = (),
 ) -> web.Application:
     """The application over a hub. Whoever feeds the hub is among `lifetimes`, which begin before everything else here.
@@ -54,10 +61,12 @@ def create_app(
     app[context.HUB] = hub
     app[context.METRICS] = metrics = metrics or Metrics(hub)
     app[context.AUTHENTICATOR] = authenticator or auth.authenticator(settings)
-    app[FANOUT] = Fanout(metrics, settings.slow_reader_s, app[context.AUTHENTICATOR].holds)
+    app[FANOUT] = Fanout(hub, metrics, settings.slow_reader_s, app[context.AUTHENTICATOR].holds)
     app[context.HEALTH] = Health(
         hub, follower=follower, etcd=etcd, store=store, ready_from_disk=settings.ready_from_disk
     )
+    if writer is not None:
+        app[context.WRITER] = writer
     metrics.follow(follower, etcd)
     if settings.hot_reads and memo.supported():
         app[context.MEMO] = hot = memo.Memo(hub, metrics, app[context.AUTHENTICATOR], read.freshness)

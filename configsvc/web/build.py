@@ -1,12 +1,16 @@
 """From settings to a running application: etcd, hub and follower, in the order in which they need each other."""
 
+import os
+import socket
 from collections.abc import AsyncIterator
 from functools import partial
 
 from aiohttp import web
 
+from configsvc.core.guards import Guards
 from configsvc.core.model import namespace_prefix
 from configsvc.core.replica import Replica
+from configsvc.epochs import Epochs
 from configsvc.etcd.gateway import Gateway, GatewayConfig
 from configsvc.etcd.ops import Refused
 from configsvc.etcd.tls import TlsFiles
@@ -17,7 +21,7 @@ from configsvc.settings import Settings, SettingsError
 from configsvc.store import Saver, Store
 from configsvc.web.app import Lifetime, create_app, running
 from configsvc.web.context import follows
-from configsvc.writer import Writer
+from configsvc.writes.writer import Writer
 
 
 def build(settings: Settings, *, keeps: bool = True) -> web.Application:
@@ -42,7 +46,7 @@ def build(settings: Settings, *, keeps: bool = True) -> web.Application:
         gateway,
         hub,
         prefix=prefix,
-        writer=Writer(gateway) if settings.writes else None,
+        epochs=Epochs(gateway) if settings.writes else None,
         keep=store.save_history if store and keeps else lambda history: None,
     )
 
@@ -61,6 +65,7 @@ def build(settings: Settings, *, keeps: bool = True) -> web.Application:
         follower=follower,
         etcd=gateway,
         store=store,
+        writer=Writer(gateway, by=_name(), guards=guards(settings)),
         lifetimes=[etcd_open, *_keeping(settings, store, hub, follower, keeps=keeps), following],
     )
 
@@ -81,6 +86,7 @@ def _keeping(settings: Settings, store: Store | None, hub: Hub, follower: Follow
     async def keeping(app: web.Application) -> AsyncIterator[None]:
         saver = Saver(store, hub.replica, proved_at=lambda: hub.proved_time)
         if keeps:
+            store.try_out()
             hub.on_publish = saver.note
         follower.recall(store.load(partial(follows, settings)), store.load_history())
         if not keeps:
@@ -98,6 +104,21 @@ def _store(settings: Settings) -> Store | None:
     if settings.cache_dir is None:
         return None
     return Store(settings.cache_dir, max_age_s=settings.cache_max_age_s, owner=settings.service_name or "")
+
+
+def guards(settings: Settings) -> Guards:
+    """The settings that concern accidents."""
+    return Guards(
+        max_deleted=settings.max_deleted,
+        max_growth=settings.max_growth,
+        max_scope_bytes=settings.max_scope_bytes,
+        max_releases_per_min=settings.max_releases_per_min,
+    )
+
+
+def _name() -> str:
+    """This process among writers, for people."""
+    return f"{socket.gethostname()}/{os.getpid()}"
 
 
 def gateway_config(settings: Settings) -> GatewayConfig:

@@ -11,17 +11,20 @@ from aiohttp import web
 from configsvc.auth import Authenticator
 from configsvc.core.model import Scope
 from configsvc.core.policy import Identity, decide
-from configsvc.errors import NotFound
+from configsvc.errors import NotFound, Unavailable
 from configsvc.hub import Hub
 from configsvc.metrics import Metrics
 from configsvc.settings import Settings
+from configsvc.web import syntax
 from configsvc.web.health import Health
 from configsvc.web.memo import Ground, Memo
 from configsvc.web.route import Route, Target
+from configsvc.writes.writer import Writer
 
 SETTINGS = web.AppKey("settings", Settings)
 HUB = web.AppKey("hub", Hub)
 METRICS = web.AppKey("metrics", Metrics)
+WRITER = web.AppKey("writer", Writer)
 HEALTH = web.AppKey("health", Health)
 MEMO = web.AppKey("memo", Memo)
 """Not set where hot reads are off."""
@@ -67,6 +70,26 @@ def key(request: web.Request) -> str:
 def query(request: web.Request) -> Mapping[str, Any]:
     """The query parameters that the route knows and the request has, read."""
     return request[TARGET].query
+
+
+def body(request: web.Request) -> Any:
+    """The request's body, as its route reads it."""
+    return request[TARGET].body
+
+
+def version(request: web.Request) -> syntax.Version:
+    """The release that the path names."""
+    found = request[TARGET].version
+    assert found is not None
+    return found
+
+
+def writer(request: web.Request) -> Writer:
+    """Who writes, and knows the past; raises `Unavailable` where this service has no etcd to ask."""
+    found = request.app.get(WRITER)
+    if found is None:
+        raise Unavailable("this service is not connected to etcd", code="store_unavailable")
+    return found
 
 
 def follows(settings: Settings, asked: Scope) -> bool:

@@ -56,6 +56,68 @@ class KeyEntry(ScopeEntry, kw_only=True, forbid_unknown_fields=True):
     key: str
 
 
+class Changed(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One key of a write. `old` and `new` are values, absent where there was or is none."""
+
+    key: str
+    op: Literal["set", "delete"]
+    old: Any = msgspec.UNSET
+    new: Any = msgspec.UNSET
+
+
+class Written(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a write did. `release` is null where a scope without a release was left as it is."""
+
+    release: Release | None
+    revision: Revision
+    epoch: Epoch
+    version: str | None
+    changes: list[Changed]
+    warnings: list[str]
+    unchanged: bool = False
+
+
+class Problem(msgspec.Struct, kw_only=True):
+    """RFC 9457. `code` is stable and is what programs decide by; some codes have more fields."""
+
+    type: str
+    title: str
+    status: Annotated[int, Meta(ge=400, le=599)]
+    code: str
+    detail: str
+    request_id: str
+
+
+class Planned(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a write would do (`dry_run=true`), and everything that stands in its way."""
+
+    epoch: Epoch
+    version: str | None
+    changes: list[Changed]
+    warnings: list[str]
+    digest: str
+    base_release: Release | None
+    blocked: list[Problem]
+    unchanged: bool = False
+
+
+class Freeze(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Deploys are refused until a time."""
+
+    until: Time
+    reason: str
+    by: str
+    since: Time
+
+
+class Frozen(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Whether a scope takes deploys."""
+
+    namespace: str
+    environment: str
+    frozen: Freeze | None
+
+
 class SelfScope(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A scope that this service follows."""
 
@@ -107,14 +169,3 @@ class Index(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     service: Literal["configsvc"]
     version: str
     routes: list[str]
-
-
-class Problem(msgspec.Struct, kw_only=True):
-    """RFC 9457. `code` is stable and is what programs decide by; some codes have more fields."""
-
-    type: str
-    title: str
-    status: Annotated[int, Meta(ge=400, le=599)]
-    code: str
-    detail: str
-    request_id: str

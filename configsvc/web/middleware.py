@@ -24,7 +24,7 @@ from configsvc.errors import (
     UnsupportedMediaType,
 )
 from configsvc.metrics import Metrics
-from configsvc.web import context, problems, syntax
+from configsvc.web import bodies, context, problems, syntax
 from configsvc.web.fanout import STREAM
 from configsvc.web.route import Handler, Route, Target
 
@@ -34,6 +34,8 @@ GONE = 499
 """In log and metrics, the status of an answer that nobody waited for."""
 MAX_LOGGED_PATH = 300
 METHODS = frozenset(hdrs.METH_ALL)
+PROBES = frozenset({"/health", "/health/ready"})
+"""Asked every few seconds: a 503 of theirs is news the first time only, which `Health` logs."""
 
 log = structlog.get_logger("configsvc.http")
 
@@ -47,7 +49,8 @@ async def log_requests(request: web.Request, handler: Handler) -> web.StreamResp
     metrics = request.app[context.METRICS]
     sent_id = syntax.sane_request_id(request.headers.get("X-Request-Id"))
     request[context.REQUEST_ID] = sent_id or secrets.token_hex(8)
-    request[context.ECHO_ID] = sent_id is not None
+    # What changes something can always be asked about afterwards.
+    request[context.ECHO_ID] = sent_id is not None or request.method not in ("GET", "HEAD")
     started = perf_counter()
     metrics.in_progress += 1
     response = None
@@ -89,7 +92,8 @@ def _level(row: Route | None, status: int) -> str:
     """At which level an answer is logged; empty where it is not."""
     if status >= 500 and status != 503:
         return "error"
-    if status >= 400 or (row and row.lasting):
+    probe = status == 503 and row is not None and row.path in PROBES
+    if (status >= 400 and not probe) or (row and row.lasting):
         return "info"
     # Reads come by the thousand, and a log of them would cost more than they do; the metrics have them.
     return "debug" if logging.getLogger().isEnabledFor(logging.DEBUG) else ""
@@ -160,13 +164,22 @@ async def authorize(request: web.Request, handler: Handler) -> web.StreamRespons
     row = context.route(request)
     if row is None:
         raise Forbidden("this route is in no table, so nobody may use it")
-    _refuse_body(request)
-    request[context.TARGET] = target = _target(request, row)
+    settings = request.app[context.SETTINGS]
+    target = _target(request, row)
+    if row.body is None:
+        _refuse_body(request)
+    else:
+        target = target._replace(body=await bodies.read(request, row.body, settings.max_body_bytes))
+    request[context.TARGET] = target
     if target.scope is not None and not context.follows(request.app[context.SETTINGS], target.scope):
-        settings = request.app[context.SETTINGS]
         follows = f"{settings.service_name}/{settings.environment or '*'}"
         raise Forbidden(f"this sidecar follows {follows}, not {target.scope}", code="outside_sidecar", follows=follows)
-    decision = decide(request.get(context.IDENTITY), row.action, target.scope)
+    if row.writes and not settings.writes:
+        raise Forbidden(
+            "this service answers no writes; ask a central service, or set CONFIGSVC_WRITES=true", code="read_only"
+        )
+    action = row.action_for(target.query) if row.action_for else row.action
+    decision = decide(request.get(context.IDENTITY), action, target.scope)
     if not decision.allowed:
         raise Forbidden(decision.reason)
     return await handler(request)
@@ -176,18 +189,21 @@ def _target(request: web.Request, row: Route) -> Target:
     """What the request is about, from its path and query as they were sent."""
     if "#" in request.raw_path:
         raise InvalidRequest("the path has a '#'; write %23 for it", code="invalid_path")
-    scope = key = None
+    scope = key = version = None
     if "{ns}" in row.path:
         # Not from the router, which decodes and would take some spellings for others.
         parts = request.rel_url.raw_path.split("/", 5)
         scope = syntax.path_scope(parts[3], parts[4])
         if "{key}" in row.path:
             key = syntax.path_key(parts[5])
-    return Target(scope, key, syntax.parse_query(request.rel_url.raw_query_string, row.query_readers))
+        elif "{version}" in row.path:
+            version = syntax.version(parts[5])
+    query = syntax.parse_query(request.rel_url.raw_query_string, row.query_readers, strict=row.writes)
+    return Target(scope, key, query, version=version)
 
 
 def _refuse_body(request: web.Request) -> None:
-    """No route takes a body yet: a small one is passed over, unread; nothing is ever unpacked."""
+    """A body that nobody asked for: a small one is passed over, unread; nothing is ever unpacked."""
     if not request.body_exists:
         return
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":

@@ -30,6 +30,10 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         },
     },
 }
+PATH_PARAMETERS["version"] = {
+    "description": "A version label, or a release as `@17`; bare digits are a label first, then a number.",
+    "schema": {"type": "string", "pattern": "^(@[0-9]{1,18}|[A-Za-z0-9][A-Za-z0-9._+-]{0,127})$"},
+}
 HEADERS = {
     "ETag": "`epoch:revision` of the scope's last change; weak where the body is compressed.",
     "Cache-Control": "Always to be revalidated.",
@@ -83,10 +87,15 @@ def _operation(row: Route, method: str, everywhere: tuple[int, ...]) -> dict[str
     for status in sorted({*row.problems, *everywhere}):
         described = {"$ref": f"#/components/responses/Problem{status}"}
         responses.setdefault(str(status), {"description": _titles(status)} if method == "HEAD" else described)
+    body: dict[str, Any] = {}
+    if row.body is not None:
+        content = {media: {"schema": dict(row.body.schema)} for media in row.body.media}
+        body = {"requestBody": {"required": True, "content": content}}
     return {
         "operationId": f"{method.lower()}_{row.handler.__module__.rpartition('.')[2]}_{row.handler.__name__}",
         "summary": row.summary,
         "parameters": parameters,
+        **body,
         "responses": responses,
     }
 

@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from configsvc.core.model import Scope
+from configsvc.web.syntax import Version
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -25,6 +26,20 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
     description: str
     schema: Mapping[str, Any]
     read: Callable[[str], Any] = str
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True):
+    """What a route takes: media types, and what is made of the text before anybody's permission is looked at.
+
+    `description` ends the sentence about an empty one, `schema` is JSON Schema. `max_bytes` is a limit below the
+    service's own.
+    """
+
+    media: tuple[str, ...]
+    read: Callable[[bytes, str], Any]
+    schema: Mapping[str, Any]
+    description: str
+    max_bytes: int | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +66,11 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     headers: tuple[Parameter, ...] = ()
     answers: tuple[Answer, ...]
     problems: tuple[int, ...] = ()
+    body: Body | None = None
+    writes: bool = False
+    """Whether it changes something: refused by a service that answers no writes, and so are unknown parameters."""
+    action_for: Callable[[Mapping[str, Any]], str] | None = None
+    """The permission that it needs by its query parameters, where that is not always `action`."""
     lasting: bool = False
     """Whether the answer goes on until one side ends it: its duration says nothing about speed."""
 
@@ -71,3 +91,5 @@ class Target(NamedTuple):
     scope: Scope | None
     key: str | None
     query: Mapping[str, Any]
+    body: Any = None
+    version: Version | None = None

@@ -3,11 +3,11 @@
 Routing, authorization, the index and `/openapi.json` are made from `ROUTES`; to add a route is to add a row.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from configsvc.errors import HeadersTooLarge, InvalidRequest, RequestTimeout, TooLarge, UnsupportedMediaType
-from configsvc.web import messages, ops, read, stream, syntax
+from configsvc.web import bodies, manage, messages, ops, read, stream, syntax
 from configsvc.web.route import Answer, Parameter, Route
 
 ANY_ROUTE = tuple(
@@ -49,11 +49,44 @@ LAST_EVENT_ID_HEADER = Parameter(
     description="Resume after this event; one that makes no sense means a snapshot.",
     schema={"type": "string"},
 )
+YES = ("false", "true")
+DRY_RUN = _choice("dry_run", "Only say what would happen.", *YES)
+DIGEST = _query("digest", "Apply this plan and no other: the digest that a dry run answered.", syntax.text(100))
+REASON = _query("reason", "Why; kept in the history.", syntax.text(1000), type="string", maxLength=1000)
+FORCE = _query("force", "Why the guards do not apply this time.", syntax.text(1000), type="string", maxLength=1000)
+BASE = _query("base_release", "Refuse unless the scope is at this release.", syntax.number, type="integer", minimum=0)
+TTL = _query("ttl_s", "After so many seconds it ends by itself.", syntax.duration(1, 366 * 86_400), type="number")
+OVERRIDES = _choice("overrides", "What becomes of pending overrides.", "refuse", "keep", "discard")
+VERSION = _query("version", "The release's label, such as a tag or a commit.", syntax.label, type="string")
+APPROVED_BY = _query("approved_by", "Who approved it; kept with the values.", syntax.text(200), type="string")
+GIT_COMMIT = _query("git_commit", "The commit that it comes from.", syntax.text(200), type="string")
+EMERGENCY = _choice("emergency", "An emergency: needs a reason, and that permission.", *YES)
+ABOUT = (DRY_RUN, DIGEST, REASON, FORCE, BASE)
+IF_MATCH = Parameter(
+    name="If-Match",
+    description="The ETag of a read: refuse if the scope has changed since.",
+    schema={"type": "string"},
+)
+IDEMPOTENCY_KEY = Parameter(
+    name="Idempotency-Key",
+    description="Names the request: sent again within 24 h, it is answered as the first time.",
+    schema={"type": "string", "maxLength": 255},
+)
+WRITE_HEADERS = (IF_MATCH, IDEMPOTENCY_KEY)
+WRITE_PROBLEMS = (401, 403, 404, 409, 412, 422, 503, 504)
 NOT_MODIFIED = Answer(status=304, description="The reader has the current state.", headers=READ_HEADERS)
 
 
 def _ok(description: str, *types: Any, media: str = JSON, headers: tuple[str, ...] = ()) -> Answer:
     return Answer(status=200, description=description, content={media: types or None}, headers=headers)
+
+
+def _emergency(query: Mapping[str, Any]) -> str:
+    return "emergency" if query.get("emergency") == "true" else "deploy"
+
+
+WRITTEN = (_ok("What was written, or with `dry_run=true` would be.", messages.Written, messages.Planned),)
+FROZEN = (_ok("Until when deploys are refused.", messages.Frozen),)
 
 
 ROUTES: tuple[Route, ...] = (
@@ -108,6 +141,102 @@ ROUTES: tuple[Route, ...] = (
         answers=(Answer(status=101, description="Text messages `{event, id, data}`."),),
         problems=(401, 403, 503),
         lasting=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/deploy/{ns}/{env}",
+        handler=manage.deploy,
+        action="deploy",
+        summary="Make a scope what the body says",
+        query=(VERSION, OVERRIDES, GIT_COMMIT, APPROVED_BY, *ABOUT),
+        headers=WRITE_HEADERS,
+        body=bodies.STATE,
+        answers=WRITTEN,
+        problems=WRITE_PROBLEMS,
+        writes=True,
+    ),
+    Route(
+        method="PATCH",
+        path="/v1/config/{ns}/{env}",
+        handler=manage.change,
+        action="deploy",
+        action_for=_emergency,
+        summary="Set and delete some keys in one release",
+        query=(EMERGENCY, TTL, *ABOUT),
+        headers=WRITE_HEADERS,
+        body=bodies.PATCH,
+        answers=WRITTEN,
+        problems=WRITE_PROBLEMS,
+        writes=True,
+    ),
+    Route(
+        method="PUT",
+        path="/v1/emergency/{ns}/{env}/{key}",
+        handler=manage.emergency,
+        action="emergency",
+        summary="Set one key at once, past review",
+        query=(TTL, *ABOUT),
+        headers=WRITE_HEADERS,
+        body=bodies.VALUE,
+        answers=WRITTEN,
+        problems=WRITE_PROBLEMS,
+        writes=True,
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/config/{ns}/{env}/{key}",
+        handler=manage.delete,
+        action="deploy",
+        summary="Delete one key",
+        query=ABOUT,
+        headers=WRITE_HEADERS,
+        answers=WRITTEN,
+        problems=WRITE_PROBLEMS,
+        writes=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/rollback/{ns}/{env}/{version}",
+        handler=manage.rollback,
+        action="deploy",
+        summary="Make a scope what it was, as a new release",
+        query=(OVERRIDES, *ABOUT),
+        headers=WRITE_HEADERS,
+        answers=WRITTEN,
+        problems=WRITE_PROBLEMS,
+        writes=True,
+    ),
+    Route(
+        method="PUT",
+        path="/v1/freeze/{ns}/{env}",
+        handler=manage.freeze,
+        action="deploy",
+        summary="Refuse deploys for a time",
+        query=(REASON, TTL),
+        answers=FROZEN,
+        problems=(401, 403, 409, 503, 504),
+        writes=True,
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/freeze/{ns}/{env}",
+        handler=manage.unfreeze,
+        action="deploy",
+        summary="Take deploys again",
+        answers=FROZEN,
+        problems=(401, 403, 409, 503, 504),
+        writes=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/repair/{ns}/{env}",
+        handler=manage.repair,
+        action="admin",
+        summary="Make a release of what is there, where a scope's history cannot be used",
+        query=(REASON,),
+        answers=WRITTEN,
+        problems=WRITE_PROBLEMS,
+        writes=True,
     ),
     Route(
         method="GET",

@@ -29,6 +29,9 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
 _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?", re.ASCII
 )
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", re.ASCII)
+_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}", re.ASCII)
+_STATE_TAG = re.compile(r'[ \t]*(?:W/)?"([0-9a-f]{12}:[0-9]{1,19})(?:-[0-9a-f]{8})?"[ \t]*', re.ASCII)
 # RFC 9110 section 8.8.3: an entity tag is any visible characters but the quote, between quotes.
 _ENTITY_TAG = re.compile(r'[ \t]*(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*')
 _QUALITY = re.compile(r"[ \t]*[qQ][ \t]*=[ \t]*([01](?:\.[0-9]{0,3})?)[ \t]*", re.ASCII)
@@ -70,12 +73,12 @@ def path_key(raw: str) -> str:
 # ---- query strings ---------------------------------------------------------------------------------------------------
 
 
-def parse_query(raw: str, known: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+def parse_query(raw: str, known: Mapping[str, Callable[[str], Any]], *, strict: bool = False) -> dict[str, Any]:
     """The known parameters of a raw query string, each as its reader in `known` takes it.
 
     Unknown names are passed over, unless one is nearly a known name: a misspelt `min_revision` must not be ignored in
-    silence. Raises `InvalidRequest` (`invalid_query`) for those, for a parameter given twice, for bad encoding, and
-    where a reader raises `ValueError` with what is wrong.
+    silence; with `strict` every unknown name is refused. Raises `InvalidRequest` (`invalid_query`) for those, for a
+    parameter given twice, for bad encoding, and where a reader raises `ValueError` with what is wrong.
     """
     found: dict[str, Any] = {}
     for pair in filter(None, raw.split("&")):
@@ -84,6 +87,9 @@ def parse_query(raw: str, known: Mapping[str, Callable[[str], Any]]) -> dict[str
         if name not in known:
             if near := near_name(name, known):
                 raise query_error(name, f"does not exist here; did you mean {near}?", near=[near])
+            if strict:
+                there = ", ".join(sorted(known)) or "none"
+                raise query_error(name, f"does not exist here; there is {there}")
             continue
         if name in found:
             raise query_error(name, "is given more than once; give it one value")
@@ -160,6 +166,65 @@ def awaited(value: str) -> Awaited:
     return Awaited(min(int(value), MAX_REVISION), None)
 
 
+def text(most: int) -> Callable[[str], str]:
+    """A reader of text for people: not empty, on one line, at most `most` characters."""
+
+    def read(value: str) -> str:
+        if not value.strip():
+            raise ValueError("is empty; give it a text")
+        if len(value) > most:
+            raise ValueError(f"has {len(value)} characters, at most {most} are allowed")
+        if not value.isprintable():
+            raise ValueError("has characters that cannot be printed; write it on one line")
+        return value.strip()
+
+    return read
+
+
+def label(value: str) -> str:
+    """A version label."""
+    if not _LABEL.fullmatch(value):
+        raise ValueError(f"is {shown(value)}; a label is 1 to 128 letters, digits, '.', '_', '+' and '-'")
+    return value
+
+
+def number(value: str) -> int:
+    """A release's number, also as `@17`."""
+    bare = value.removeprefix("@")
+    if not _REVISION.fullmatch(bare) or len(bare) > 18:
+        raise ValueError(f"is {shown(value)}; it is the number of a release, such as 17")
+    return int(bare)
+
+
+def duration(least: float, most: float) -> Callable[[str], float]:
+    """A reader of seconds."""
+
+    def read(value: str) -> float:
+        if not _SECONDS.fullmatch(value) or not least <= float(value) <= most:
+            raise ValueError(f"is {shown(value)}; it is a number of seconds from {least:g} to {most:g}")
+        return float(value)
+
+    return read
+
+
+class Version(NamedTuple):
+    """A release as a caller names it: by number (`@17`), by label, or bare digits that may be either."""
+
+    label: str | None
+    number: int | None
+
+
+def version(raw: str) -> Version:
+    """The release that a path segment or parameter names; raises `InvalidRequest` (`invalid_path`)."""
+    try:
+        value = percent_decode(raw)
+        if value.startswith("@"):
+            return Version(None, number(value))
+        return Version(label(value), int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None)
+    except ValueError as error:
+        raise InvalidRequest(f"version {error}; @17 is release 17", code="invalid_path", parameter="version") from None
+
+
 # ---- headers ---------------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +246,32 @@ def none_match(header: str, etag: str) -> bool:
         while header[at : at + 1] in (",", " ", "\t") and at < len(header):
             at += 1
     return False
+
+
+def if_match(header: str | None) -> EventId | None:
+    """The state that a write's `If-Match` names; None without one, and for `*`, which any state matches.
+
+    Raises `InvalidRequest` (`invalid_header`) for anything but one entity tag of ours: what cannot be understood must
+    not let a write through.
+    """
+    if header is None or header.strip(" \t") == "*":
+        return None
+    match = _STATE_TAG.fullmatch(header)
+    found = parse_event_id(match[1]) if match else None
+    if found is None:
+        raise InvalidRequest(
+            'If-Match takes the ETag of a read, such as "0f9a3c52d1be:1042", or *', code="invalid_header"
+        )
+    return found
+
+
+def idempotency_key(header: str | None) -> str | None:
+    """The request's `Idempotency-Key`; raises `InvalidRequest` (`invalid_header`) for one that is none."""
+    if header is not None and not _IDEMPOTENCY_KEY.fullmatch(header):
+        raise InvalidRequest(
+            "an Idempotency-Key is 1 to 255 visible ASCII characters, such as a UUID", code="invalid_header"
+        )
+    return header
 
 
 def accepts_gzip(header: str) -> bool:

@@ -44,6 +44,8 @@ REMEMBERED_BYTES = 64 * 1024 * 1024
 PAGE = 100
 """Manifests in one read."""
 TRIES = 5
+MAX_NUMBER = 10**12 - 1
+"""Release numbers have 12 digits at most."""
 
 
 class Past(NamedTuple):
@@ -89,7 +91,7 @@ class Reading:
         manifests = manifests_prefix(scope)
         reads = (
             Range(key=head_path(scope)),
-            Range(key=schema_path(scope.namespace), keys_only=True),
+            Range(key=schema_path(scope.namespace)),
             Range(key=epoch_path(scope.namespace)),
             Range(
                 key=manifests,
@@ -126,6 +128,7 @@ class Reading:
             entries=_entries(listed.kvs),
             expected=expected,
             overrides=_overrides(pending.kvs, scope),
+            schema=schema_kv.value if schema_kv else None,
             schema_mod=schema_kv.mod_revision if schema_kv else 0,
             epoch=epoch_kv.value if epoch_kv else None,
             label=_label(label_kv) if label else None,
@@ -141,6 +144,10 @@ class Reading:
             await self._etcd.range(Range(key=manifests_prefix(scope) + manifest_name(number), revision=revision))
         )
         return _manifest(kv) if kv else None
+
+    async def labelled(self, scope: Scope, label: str) -> Label | None:
+        """What a version label means; None where it was never used."""
+        return _label(_first(await self._etcd.range(Range(key=labels_prefix(scope) + label.encode()))))
 
     async def manifests(self, scope: Scope, before: int, *, revision: int = 0) -> AsyncIterator[Found]:
         """The manifests of the releases below `before`, newest first."""
@@ -173,12 +180,15 @@ class Reading:
         past = await self._past(scope, number, found.manifest.id, 0) if found else None
         if past is not None:
             return past.entries
-        kept = [one.manifest.number async for one in self.manifests(scope, 10**12)]
-        if found is None and number > max(kept, default=0):
-            raise NotFound(f"{scope} has no release {number}", code="release_not_found", newest=max(kept, default=None))
-        raise NotFound(
-            f"release {number} of {scope} is not kept any more", code="release_pruned", oldest=min(kept, default=None)
-        )
+        raise await self.missing(scope, number)
+
+    async def missing(self, scope: Scope, number: int) -> NotFound:
+        """Why a release cannot be had: it never was, or it is not kept any more."""
+        kept = [one.manifest.number async for one in self.manifests(scope, MAX_NUMBER)]
+        newest, oldest = max(kept, default=None), min(kept, default=None)
+        if not kept or number > max(kept) or number < 1:
+            return NotFound(f"{scope} has no release {number}", code="release_not_found", newest=newest)
+        return NotFound(f"release {number} of {scope} is not kept any more", code="release_pruned", oldest=oldest)
 
     def remember(self, scope: Scope, past: Past) -> None:
         """Note what a release that was just made left."""

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import structlog
@@ -31,7 +31,7 @@ from configsvc.core.model import (
     scope_prefix,
 )
 from configsvc.core.plan import Plan, base_of, change_of, plan
-from configsvc.core.release import Receipt, decode_receipt, entries_of
+from configsvc.core.release import Manifest, Receipt, decode_receipt, entries_of
 from configsvc.errors import (
     ConfigSvcError,
     Conflict,
@@ -73,6 +73,16 @@ log = structlog.get_logger()
 
 Prepare = Callable[[View], Awaitable[Command]]
 """Makes the command for a scope as it is: a rollback has to know what its target was."""
+
+
+class Version(Protocol):
+    """How a release is named: by a label, by a number, or by either."""
+
+    @property
+    def label(self) -> str | None: ...
+
+    @property
+    def number(self) -> int | None: ...
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -260,6 +270,30 @@ class Writer:
         status = await self._etcd.status()
         if any("NOSPACE" in error for error in status.errors):
             raise NoSpace("alarm NOSPACE")
+
+    # ---- the past ---------------------------------------------------------------------------------------------------
+
+    async def find(self, scope: Scope, version: Version) -> Manifest:
+        """The release that a caller names: by its label, the newest that has it, else by its number.
+
+        Raises `NotFound` (`release_not_found`, `release_pruned`).
+        """
+        with _told():
+            number = version.number
+            label = await self.reading.labelled(scope, version.label) if version.label is not None else None
+            if label is not None:
+                number = label.release
+            if number is None:
+                raise NotFound(f"{scope} has no version {version.label}", code="release_not_found")
+            found = await self.reading.manifest(scope, number)
+            if found is None:
+                raise await self.reading.missing(scope, number)
+            return found.manifest
+
+    async def state_at(self, scope: Scope, number: int) -> dict[str, bytes]:
+        """The entries as a release left them. Raises `NotFound` (`release_not_found`, `release_pruned`)."""
+        with _told():
+            return await self.reading.state_at(scope, number)
 
     # ---- receipts ---------------------------------------------------------------------------------------------------
 

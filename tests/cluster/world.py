@@ -19,6 +19,7 @@ import aiohttp
 
 from configsvc.core.model import Scope, scope_prefix
 from configsvc.core.replica import Replica as State
+from configsvc.epochs import Epochs
 from configsvc.etcd.gateway import Gateway
 from configsvc.etcd.ops import Range, prefix_end
 from configsvc.follower import Follower
@@ -27,7 +28,6 @@ from configsvc.settings import parse
 from configsvc.web.app import create_app, running
 from configsvc.web.build import gateway_config
 from configsvc.web.server import bind, listening
-from configsvc.writer import Writer
 from tests.cli.commands import CONFIGSVC, Running
 from tests.cluster.history import History, Tap, check_changes, check_states, decode, difference
 from tests.cluster.load import Load, Login
@@ -70,7 +70,7 @@ async def in_process(settings: Mapping[str, str]) -> AsyncIterator[Replica]:
     parsed = parse(settings)
     hub = Hub(State(), heartbeat_s=parsed.heartbeat_s)
     gateway = Gateway(gateway_config(parsed))
-    follower = Follower(gateway, hub, prefix=b"/config/", writer=Writer(gateway) if parsed.writes else None)
+    follower = Follower(gateway, hub, prefix=b"/config/", epochs=Epochs(gateway) if parsed.writes else None)
 
     async def opened(app: Any) -> AsyncIterator[None]:
         async with gateway, running(app, follower.run(), "follower"):

@@ -22,12 +22,12 @@ from configsvc.core.model import (
 )
 from configsvc.core.release import Written, encode_content, manifest_name
 from configsvc.core.replica import Replica
+from configsvc.epochs import FORKS, Epochs, Fork
 from configsvc.etcd.gateway import Gateway
 from configsvc.etcd.local import LocalEtcd
 from configsvc.etcd.ops import Compare, Delete, Put, Range, Txn
 from configsvc.follower import Follower
 from configsvc.hub import Hub
-from configsvc.writer import FORKS, Fork, Writer
 from tests.support.etcd import compact, eventually, put
 
 GARBAGE = {
@@ -51,9 +51,9 @@ GARBAGE = {
 class Following:
     """A replica of one namespace while its follower runs."""
 
-    def __init__(self, gateway: Gateway, namespace: str, writer: Writer | None) -> None:
+    def __init__(self, gateway: Gateway, namespace: str, epochs: Epochs | None) -> None:
         self.hub = Hub(Replica(), heartbeat_s=1)
-        self.follower = Follower(gateway, self.hub, prefix=namespace_prefix(namespace), writer=writer)
+        self.follower = Follower(gateway, self.hub, prefix=namespace_prefix(namespace), epochs=epochs)
         self.scope = Scope(namespace, "production")
 
     def values(self) -> dict[str, Any]:
@@ -72,9 +72,9 @@ class Following:
 
 
 @asynccontextmanager
-async def following(gateway: Gateway, namespace: str, writer: Writer | None = None) -> AsyncIterator[Following]:
+async def following(gateway: Gateway, namespace: str, epochs: Epochs | None = None) -> AsyncIterator[Following]:
     async with AsyncExitStack() as stack:
-        replica = Following(gateway, namespace, writer)
+        replica = Following(gateway, namespace, epochs)
         for loop in (replica.follower.run(), replica.hub.run()):
             task = asyncio.create_task(loop)
             stack.push_async_callback(asyncio.gather, task, return_exceptions=True)
@@ -218,11 +218,11 @@ async def test_who_may_write_gives_a_namespace_its_epoch_key_before_anybody_read
     await write(gateway, entry(scope, "a", 1))
     async with following(gateway, scope.namespace) as reader:
         plain = reader.hub.epoch(scope)
-        async with following(gateway, scope.namespace, Writer(gateway)) as replica:
+        async with following(gateway, scope.namespace, Epochs(gateway)) as replica:
             epoch = replica.hub.epoch(scope)
             assert epoch != plain
             await eventually(lambda: reader.hub.epoch(scope) == epoch)
-        async with following(gateway, scope.namespace, Writer(gateway)) as again:
+        async with following(gateway, scope.namespace, Epochs(gateway)) as again:
             assert again.hub.epoch(scope) == epoch
 
 
@@ -234,7 +234,7 @@ async def test_a_rotation_that_was_begun_is_finished_and_loses_races(gateway: Ga
     fork = Fork(since="2026-01-01", epochs={scope.namespace: b"old", other: b"", moved: b"older"})
     marker = FORKS + uuid.uuid4().hex.encode()
     await put(gateway, marker, msgspec.json.encode(fork))
-    await Writer(gateway).finish()
+    await Epochs(gateway).finish()
 
     async def value(key: bytes) -> bytes | None:
         kvs = (await gateway.range(Range(key=key))).kvs
@@ -248,14 +248,14 @@ async def test_a_rotation_that_was_begun_is_finished_and_loses_races(gateway: Ga
 
 async def test_writes_are_guarded(gateway: Gateway, scope: Scope) -> None:
     key = epoch_path(scope.namespace)
-    await Writer(gateway).create_epochs([scope.namespace])
+    await Epochs(gateway).create_epochs([scope.namespace])
     first = (await gateway.range(Range(key=key))).kvs[0].value
-    await Writer(gateway).create_epochs([scope.namespace])
+    await Epochs(gateway).create_epochs([scope.namespace])
     assert (await gateway.range(Range(key=key))).kvs[0].value == first
-    await Writer(gateway).rotate_epochs({scope.namespace: b"another"})
+    await Epochs(gateway).rotate_epochs({scope.namespace: b"another"})
     assert (await gateway.range(Range(key=key))).kvs[0].value == first
-    await Writer(gateway).rotate_epochs({scope.namespace: first})
+    await Epochs(gateway).rotate_epochs({scope.namespace: first})
     assert (await gateway.range(Range(key=key))).kvs[0].value != first
-    await Writer(gateway).rotate_epochs({})
+    await Epochs(gateway).rotate_epochs({})
     guard = Compare(key=key, target="VALUE", value=first)
     assert not (await gateway.txn(Txn(compare=(guard,)))).succeeded

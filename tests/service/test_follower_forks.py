@@ -12,12 +12,12 @@ import pytest
 
 from configsvc.core.model import Scope, entry_path, epoch_path, namespace_prefix
 from configsvc.core.replica import Replica
+from configsvc.epochs import Epochs
 from configsvc.etcd.gateway import Gateway, GatewayConfig
 from configsvc.etcd.local import LocalEtcd
 from configsvc.follower import Follower
 from configsvc.hub import Hub
 from configsvc.store import Saver, Store
-from configsvc.writer import Writer
 from configsvc_client.protocol import EventId
 from tests.support import etcd as support
 from tests.support.proxy import TcpProxy
@@ -44,7 +44,7 @@ class Service:
             gateway,
             self.hub,
             prefix=namespace_prefix(SCOPE.namespace),
-            writer=Writer(gateway) if writes else None,
+            epochs=Epochs(gateway) if writes else None,
             keep=store.save_history if store else lambda history: None,
         )
         self.saver = Saver(store, replica, proved_at=lambda: self.hub.proved_time) if store else None

@@ -1,8 +1,7 @@
-"""The only code that writes to etcd. So far it writes one thing: the key that tells histories of a namespace apart.
+"""The keys that tell histories of a namespace apart: made where there is none, replaced after a fork.
 
 Every write is a transaction under a compare, so that a write that etcd applies late, after its answer was given up,
-changes nothing. Which writes are wanted is decided elsewhere; who may write is etcd's and the
-settings' to say.
+changes nothing. Which writes are wanted is the follower's to say; releases are written by `writes/`.
 """
 
 import secrets
@@ -34,8 +33,8 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Fork)
 
 
-class Writer:
-    """Writes under compares. Losing a race is no error: the winner's value is as good."""
+class Epochs:
+    """Writes epoch keys under compares. Losing a race is no error: the winner's value is as good."""
 
     def __init__(self, etcd: Etcd) -> None:
         self._etcd = etcd

@@ -1,0 +1,226 @@
+"""Writes: a request becomes a command, and what the writer made of it the answer.
+
+What a body and a query may hold is the route table's to say, who may send it the middleware's, what comes of it the
+plan's. Answers of a write say its release and revision; a dry run says what would happen and what stands in the way.
+"""
+
+import hashlib
+import secrets
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from configsvc.core import documents
+from configsvc.core.commands import About, Change, Command, Deploy, Rollback, View
+from configsvc.core.model import Freeze, Scope
+from configsvc.core.release import Kind
+from configsvc.core.schema import object_keys
+from configsvc.errors import ConfigSvcError
+from configsvc.web import bodies, context, syntax
+from configsvc.web.problems import TYPE
+from configsvc.writes.writer import Key, Outcome, Prepare, Writer
+from configsvc_client.protocol import format_time
+
+SEEN_S = 2.0
+"""How long an answer waits until this replica's own readers see the write."""
+JSON = "application/json"
+
+_encoder = msgspec.json.Encoder()
+
+
+async def deploy(request: web.Request) -> web.StreamResponse:
+    """`POST /v1/deploy/{ns}/{env}`."""
+    query, tree = context.query(request), context.body(request)
+
+    async def prepare(view: View) -> Command:
+        return Deploy(
+            values=documents.flatten(tree, object_keys(view.schema)),
+            version=query.get("version"),
+            overrides=query.get("overrides", "refuse"),
+            git_commit=query.get("git_commit"),
+            approved_by=query.get("approved_by"),
+        )
+
+    return await write(request, prepare, label=query.get("version"))
+
+
+async def change(request: web.Request) -> web.StreamResponse:
+    """`PATCH /v1/config/{ns}/{env}`."""
+    query, patch = context.query(request), context.body(request)
+    is_emergency = query.get("emergency") == "true"
+    if is_emergency and "reason" not in query:
+        raise syntax.query_error("reason", "is missing; say why this is an emergency")
+    kind: Kind = "emergency" if is_emergency else "change"
+    return await _change(request, Change(kind=kind, set=patch.set, delete=patch.delete))
+
+
+async def emergency(request: web.Request) -> web.StreamResponse:
+    """`PUT /v1/emergency/{ns}/{env}/{key}`."""
+    if "reason" not in context.query(request):
+        raise syntax.query_error("reason", "is missing; say why this is an emergency")
+    key = context.key(request)
+    return await _change(request, Change(kind="emergency", set={key: context.body(request)}))
+
+
+async def delete(request: web.Request) -> web.StreamResponse:
+    """`DELETE /v1/config/{ns}/{env}/{key}`."""
+    return await _change(request, Change(kind="delete", delete=(context.key(request),)))
+
+
+async def _change(request: web.Request, command: Change) -> web.StreamResponse:
+    ttl_s = context.query(request).get("ttl_s")
+
+    async def prepare(view: View) -> Command:
+        # From now on, not from when the request came: it may have waited for another release.
+        expires_at = _later(context.writer(request), ttl_s) if ttl_s else None
+        return msgspec.structs.replace(command, expires_at=expires_at)
+
+    return await write(request, prepare)
+
+
+async def rollback(request: web.Request) -> web.StreamResponse:
+    """`POST /v1/rollback/{ns}/{env}/{version}`."""
+    writer, scope, query = context.writer(request), context.scope(request), context.query(request)
+    target = await writer.find(scope, context.version(request))
+
+    async def prepare(view: View) -> Command:
+        return Rollback(
+            entries=await writer.state_at(scope, target.number),
+            target=target.number,
+            version=target.version,
+            digest=target.digest,
+            overrides=query.get("overrides", "refuse"),
+        )
+
+    return await write(request, prepare, label=target.version)
+
+
+async def freeze(request: web.Request) -> web.StreamResponse:
+    """`PUT /v1/freeze/{ns}/{env}`."""
+    query, writer = context.query(request), context.writer(request)
+    for name, why in (("reason", "say why deploys are refused"), ("ttl_s", "say for how many seconds")):
+        if name not in query:
+            raise syntax.query_error(name, f"is missing; {why}")
+    frozen = Freeze(
+        until=_later(writer, query["ttl_s"]),
+        reason=query["reason"],
+        by=context.identity(request).name,
+        since=writer.now(),
+    )
+    await writer.freeze(context.scope(request), frozen)
+    return _answer(_frozen(context.scope(request), frozen))
+
+
+async def unfreeze(request: web.Request) -> web.StreamResponse:
+    """`DELETE /v1/freeze/{ns}/{env}`."""
+    await context.writer(request).freeze(context.scope(request), None)
+    return _answer(_frozen(context.scope(request), None))
+
+
+async def repair(request: web.Request) -> web.StreamResponse:
+    """`POST /v1/repair/{ns}/{env}`."""
+    writer, scope = context.writer(request), context.scope(request)
+    found = await writer.repair(scope, about(request))
+    return _answer(_done(found))
+
+
+def _frozen(scope: Scope, frozen: Freeze | None) -> dict[str, Any]:
+    return {"namespace": scope.namespace, "environment": scope.environment, "frozen": frozen}
+
+
+# ---- what they share -------------------------------------------------------------------------------------------------
+
+
+async def write(request: web.Request, prepare: Prepare, *, label: str | None = None) -> web.StreamResponse:
+    """Carry a command out as the request's parameters and headers say, and answer."""
+    query, scope = context.query(request), context.scope(request)
+    if_match = syntax.if_match(request.headers.get("If-Match"))
+    key = syntax.idempotency_key(request.headers.get("Idempotency-Key"))
+    dry_run = query.get("dry_run") == "true"
+    found = await context.writer(request).write(
+        scope,
+        prepare,
+        about(request),
+        label=label,
+        dry_run=dry_run,
+        if_match=if_match,
+        key=Key(context.identity(request).name, key, _digest(request)) if key and not dry_run else None,
+    )
+    if dry_run:
+        return _answer(_planned(found, request[context.REQUEST_ID]))
+    hub = request.app[context.HUB]
+    with suppress(ConfigSvcError):
+        # Not needed, with min_revision at hand; but who reads here next should not wonder.
+        await hub.reached(scope, found.revision, None, SEEN_S)
+    return _answer(_done(found))
+
+
+def about(request: web.Request) -> About:
+    """Who asked for a write, when, and what was said about it."""
+    query = context.query(request)
+    return About(
+        by=context.identity(request).name,
+        at=context.writer(request).now(),
+        id=secrets.token_hex(16),
+        reason=query.get("reason"),
+        force=query.get("force"),
+        digest=query.get("digest"),
+        base_release=query.get("base_release"),
+    )
+
+
+def _digest(request: web.Request) -> str:
+    """What makes a request the same as another one: all that was sent but the headers."""
+    digest = hashlib.sha256(f"{request.method} {request.raw_path}\n".encode())
+    digest.update(request.get(bodies.BODY_DIGEST, b""))
+    return digest.hexdigest()
+
+
+def _later(writer: Writer, ttl_s: float) -> str:
+    return format_time(datetime.fromisoformat(writer.now()) + timedelta(seconds=ttl_s))
+
+
+def _done(found: Outcome) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "release": found.release,
+        "revision": found.revision,
+        "epoch": found.epoch,
+        "version": found.version,
+        "changes": found.changes,
+        "warnings": found.warnings,
+    }
+    return answer | ({"unchanged": True} if found.unchanged else {})
+
+
+def _planned(found: Outcome, request_id: str) -> dict[str, Any]:
+    plan = found.plan
+    assert plan is not None
+    answer: dict[str, Any] = {
+        "epoch": found.epoch,
+        "version": plan.manifest.version,
+        "changes": found.changes,
+        "warnings": found.warnings,
+        "digest": plan.digest,
+        "base_release": plan.base or None,
+        "blocked": [_problem(error, request_id) for error in plan.blocked],
+    }
+    return answer | ({"unchanged": True} if found.unchanged else {})
+
+
+def _problem(error: ConfigSvcError, request_id: str) -> dict[str, Any]:
+    return {
+        "type": TYPE + error.code,
+        "title": error.title,
+        "status": error.status,
+        "code": error.code,
+        "detail": error.detail,
+        "request_id": request_id,
+        **error.fields,
+    }
+
+
+def _answer(body: Any) -> web.Response:
+    return web.Response(body=_encoder.encode(body), headers={"Content-Type": JSON, "Cache-Control": "no-store"})

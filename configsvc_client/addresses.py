@@ -6,7 +6,7 @@ Pure: randomness is handed in, nobody sleeps here. Knows nothing of states and s
 from random import Random
 from typing import Literal
 
-from configsvc_client.errors import Kind, LinkError
+from configsvc_client.errors import PASSING_STATUS, Kind, LinkError
 from configsvc_client.options import Endpoint, Tuning
 
 Decision = Literal["retry", "next", "slow"]
@@ -17,7 +17,7 @@ _DECISIONS: dict[Kind, Decision] = {
     "not_configsvc": "slow",
     "token": "slow",
 }
-_PASSING_STATUS = frozenset({408, 425, 429})
+_UNANSWERED: frozenset[Kind] = frozenset({"unreachable", "timeout"})
 
 
 def classify(error: LinkError) -> Decision:
@@ -27,7 +27,7 @@ def classify(error: LinkError) -> Decision:
     """
     if error.kind == "status":
         status = error.status or 0
-        return "next" if status >= 500 or status in _PASSING_STATUS else "slow"
+        return "next" if status >= 500 or status in PASSING_STATUS else "slow"
     return _DECISIONS.get(error.kind, "next")
 
 
@@ -44,6 +44,8 @@ class Addresses:
         # Failures in all, and addresses that refused in a way that does not pass.
         self._failures = 0
         self._slow: set[int] = set()
+        # Of each address: why it was left the last time, since one of them has shown a state.
+        self._noted: dict[str, LinkError] = {}
 
     def inherit(self, other: "Addresses") -> None:
         """Begin at the address at which another process is."""
@@ -59,9 +61,42 @@ class Addresses:
         """Whether every address was tried in vain since things were well."""
         return self._failures >= len(self._endpoints)
 
+    def note(self, error: LinkError) -> None:
+        """Take note of what is wrong at the current address."""
+        self._noted[self.current.url] = error
+
+    @property
+    def reason(self) -> str | None:
+        """Why no address shows a state: by address, in their order. One that answers says more than one that doesn't.
+
+        None where nothing has failed since one has shown a state.
+        """
+        answers = self._answers()
+        told = {one.url: self._noted[one.url].detail for one in self._endpoints if one.url in (answers or self._noted)}
+        return "; ".join(f"{url}: {detail}" for url, detail in told.items()) or None
+
+    @property
+    def is_nobody_there(self) -> bool:
+        """Whether nothing answers at any address."""
+        return self._is_round_over and not self._answers()
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether every address was tried, and whatever answers is a service that refuses for good."""
+        answers = self._answers()
+        return self._is_round_over and bool(answers) and all(error.is_final for error in answers.values())
+
+    @property
+    def _is_round_over(self) -> bool:
+        return len(self._noted) == len(self._endpoints)
+
+    def _answers(self) -> dict[str, LinkError]:
+        return {url: error for url, error in self._noted.items() if error.kind not in _UNANSWERED}
+
     def worked(self) -> None:
         """The current address has shown a state."""
         self._slow.clear()
+        self._noted.clear()
 
     def well(self) -> None:
         """It did so for long enough to forget what was before."""

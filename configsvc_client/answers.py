@@ -2,6 +2,7 @@
 bodies within bounds. Knows nothing of states, streams and tokens (`link.py`).
 """
 
+import contextlib
 import os
 import socket
 import ssl
@@ -12,15 +13,19 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from configsvc_client.errors import Kind, LinkError
+from configsvc_client.errors import PASSING_STATUS, Kind, LinkError
 from configsvc_client.sse import EventTooLarge
 
 MAX_BODY = 64 * 1024
 """Of answers that are neither a state nor a stream."""
 
 
+NOT_OURS = "it answers, but not as configsvc does; another program, or a proxy, is there"
+
+
 class _Problem(msgspec.Struct, frozen=True):
     detail: str = ""
+    code: str = ""
 
 
 async def get(
@@ -39,18 +44,19 @@ async def check(response: aiohttp.ClientResponse) -> None:
         return
     if 300 <= status < 400:
         raise LinkError("not_a_stream", f"the answer is a redirect ({status}), which is not followed")
-    detail = ""
+    problem = _Problem()
     if "json" in response.content_type:
-        try:
-            detail = msgspec.json.decode(await read_body(response), type=_Problem).detail
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            detail = ""
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            problem = msgspec.json.decode(await read_body(response), type=_Problem)
+    is_refusal = 400 <= status < 500 and status not in PASSING_STATUS
+    said = problem.detail or ("" if problem.code or not is_refusal else NOT_OURS)
     retry_after = response.headers.get("Retry-After", "")
     raise LinkError(
         "status",
-        f"HTTP {status}" + (f": {detail}" if detail else ""),
+        f"HTTP {status}" + (f": {said}" if said else ""),
         status=status,
         retry_after_s=float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0,
+        is_final=is_refusal and bool(problem.code),
     )
 
 

@@ -72,6 +72,7 @@ class Files:
         # The working directory may change, and may be gone already.
         with contextlib.suppress(OSError):
             self.folder = os.path.abspath(cache.path)
+        self.path: str | None = None
         self.problem: str | None = None
         self._below = cache.below
         self._now = now
@@ -95,7 +96,10 @@ class Files:
     # ---- reading ------------------------------------------------------------------------------------------------
 
     def load(self) -> Proof | None:
-        """The state to start from, if there is one to believe; the log says why a file was refused."""
+        """The state to start from, if there is one to believe; the log says why a file was refused.
+
+        `path` is its file then.
+        """
         scope = self._scope()
         if scope is None:
             return None
@@ -106,6 +110,7 @@ class Files:
                 content, namespace=namespace, environment=environment, now=self._now(), max_age_s=self._max_age_s
             )
 
+        self.path = os.path.join(self.folder, state_name(namespace, environment))
         return self._load(state_name(namespace, environment), read)
 
     def _scope(self) -> tuple[str, str] | None:

@@ -98,6 +98,10 @@ Kind = Literal[
 ]
 
 
+PASSING_STATUS = frozenset({408, 425, 429})
+"""Refusals of one moment: a later request may be answered."""
+
+
 def printable(text: str, max_chars: int = 300) -> str:
     """Text that came over the network, fit for a log line and for `status`."""
     return "".join(char if char.isprintable() else " " for char in text[:max_chars])
@@ -106,9 +110,19 @@ def printable(text: str, max_chars: int = 300) -> str:
 class LinkError(ConfigError):
     """Why a connection was left, as data: `addresses.classify` decides what follows from it."""
 
-    def __init__(self, kind: Kind, detail: str, *, status: int | None = None, retry_after_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        detail: str,
+        *,
+        status: int | None = None,
+        retry_after_s: float = 0.0,
+        is_final: bool = False,
+    ) -> None:
         self.detail = printable(detail)
         super().__init__(self.detail)
         self.kind = kind
         self.status = status
         self.retry_after_s = retry_after_s
+        self.is_final = is_final
+        """Whether the service itself has refused, for a reason that a person must remove."""

@@ -100,11 +100,15 @@ class Link:
             yield http
 
     def _log_loss(self, endpoint: Endpoint, error: LinkError, delay: float) -> None:
-        # The first failure is news, the hundredth is not.
-        level = logging.DEBUG if self._is_down or error.kind == "draining" else logging.WARNING
-        self._is_down = True
-        what = "lost" if self._was_live else "failed"
-        logger.log(level, "link to %s %s: %s (next attempt in %.1f s)", endpoint.url, what, error.detail, delay)
+        # The first failure is news, the hundredth is not; at the start not before no address was left to try.
+        is_news = self._was_live or self._session.addresses.all_failed
+        level = logging.WARNING if is_news and not self._is_down and error.kind != "draining" else logging.DEBUG
+        self._is_down = self._is_down or is_news
+        to, what, why = endpoint.url, "lost" if self._was_live else "failed", error.detail
+        if level == logging.WARNING and not self._was_live and len(self._options.endpoints) > 1:
+            to, why = "every address", self._session.last_error or why
+        following = f"in {delay:.1f} s" if delay >= 0.05 else "at once"
+        logger.log(level, "link to %s %s: %s (next attempt %s)", to, what, why, following)
 
     # ---- one address --------------------------------------------------------------------------------------------
 

@@ -70,7 +70,8 @@ class Session:
         self._options = options
         self._tuning = options.tuning
         self._random = random
-        self._addresses = Addresses(options.endpoints, options.tuning, random)
+        self.addresses = Addresses(options.endpoints, options.tuning, random)
+        """Where services may be, and what is wrong there."""
         self._doubt = Doubt(options.tuning.believe_after_s)
         self._resume = True
         # This connection.
@@ -95,7 +96,7 @@ class Session:
     @property
     def endpoint(self) -> Endpoint:
         """The address that is being used or tried."""
-        return self._addresses.current
+        return self.addresses.current
 
     @property
     def heartbeat_s(self) -> float:
@@ -122,7 +123,7 @@ class Session:
         self.last_error = other.last_error
         self._pulse.inherit(other._pulse)
         self.connections, self.failures = other.connections, other.failures
-        self._addresses.inherit(other._addresses)
+        self.addresses.inherit(other.addresses)
         self.snapshot, held = other.snapshot, other.position
         self._polls.inherit(other._polls, self.endpoint)
         if self.snapshot is None:
@@ -162,11 +163,6 @@ class Session:
     def is_proved(self) -> bool:
         """Whether a service has shown, since the start, that the state is the newest. True only after `snapshot` is."""
         return self._freshness.is_proved
-
-    @property
-    def all_failed(self) -> bool:
-        """Whether every address was tried in vain since things were well."""
-        return self._addresses.all_failed
 
     # ---- connections --------------------------------------------------------------------------------------------
 
@@ -235,14 +231,14 @@ class Session:
             if self._polls.is_polling:
                 # What bunches of late heartbeats have taught is worth nothing.
                 self._pulse.heartbeat_s = self._polls.interval_s
-            self.last_error = f"{self.endpoint.url}: {error.detail}; polls are answered"
+            self._note("stalled", f"{error.detail}; polls are answered")
         return delay
 
     def lost(self, error: LinkError, now: float) -> float:
         """Take note of a connection that failed or ended, choose the next address, and return the delay before it."""
         was_well = self._proved_here and now - self._well_since >= self.heartbeat_s
         if was_well:
-            self._addresses.well()
+            self.addresses.well()
         self.failures[error.kind] += 1
         if error.kind == "garbage":
             self._resume = False
@@ -250,15 +246,19 @@ class Session:
         self._freshness.lost()
         said_by_poll = self._poll_error if error.kind in ("timeout", "stalled") else ""
         self._poll_error = ""
-        self.last_error = f"{self.endpoint.url}: {error.detail}{said_by_poll}"
+        self._note(error.kind, f"{error.detail}{said_by_poll}", is_final=error.is_final)
         self.service_state = "draining" if error.kind == "draining" else None
-        delay = self._addresses.lost(error, worked=self._proved_here, is_start=not self.is_proved)
+        delay = self.addresses.lost(error, worked=self._proved_here, is_start=not self.is_proved)
         self._proved_here = self._polled_here = False
         self._pulse.begin_anew()
         self._floor = self.position
         self._polls.at(self.endpoint)
         ends_in_s = self._doubt.ends_in_s(now)
         return delay if ends_in_s is None else min(delay, ends_in_s)
+
+    def _note(self, kind: Kind, detail: str, *, is_final: bool = False) -> None:
+        self.addresses.note(LinkError(kind, detail, is_final=is_final))
+        self.last_error = self.addresses.reason
 
     def stopped(self) -> None:
         """Nobody moves this session any more."""
@@ -275,7 +275,7 @@ class Session:
         outcome = self._receive(event, now)
         # Not reached while draining: that `retry` is for one time.
         if event.retry is not None:
-            self._addresses.retry_s = event.retry / 1000
+            self.addresses.retry_s = event.retry / 1000
         if self.is_proved and not was_proved:
             # Also where nothing changed since the earlier run.
             return outcome._replace(snapshot=self.snapshot)
@@ -360,7 +360,7 @@ class Session:
             return
         self.service_state = printable(state, 32)
         if state == "draining":
-            retry_s = self._addresses.retry_s if event.retry is None else event.retry / 1000
+            retry_s = self.addresses.retry_s if event.retry is None else event.retry / 1000
             raise LinkError("draining", "the service is shutting down", retry_after_s=retry_s)
         if state == "live":
             if id is not None:
@@ -375,7 +375,7 @@ class Session:
 
     def _heard_not_live(self, what: str, now: float) -> None:
         self._pulse.not_live(now)
-        self.last_error = printable(f"{self.endpoint.url}: the service is {what}")
+        self._note("not_live", f"the service is {what}")
 
     def _heard_proof(self, now: float) -> None:
         """The stream proves the state, unless it may have been held back on its way."""
@@ -450,7 +450,7 @@ class Session:
         self._freshness.lost()
         self._pulse.not_live(now)
         self.service_state = "behind"
-        self.last_error = f"{self.endpoint.url}: the service is behind, at {position}"
+        self._note("not_live", f"the service is behind, at {position}")
         return _NOTHING
 
     def poll_failed(self, error: LinkError, now: float) -> bool:
@@ -465,7 +465,9 @@ class Session:
         self._freshness.proved(now, self._pulse.counts_s)
         self._pulse.proved()
         self._doubt.end()
-        self._addresses.worked()
+        self.addresses.worked()
+        if not self._polls.is_polling:
+            self.last_error = None
         self.service_state = "live"
         if not self._proved_here:
             self._proved_here, self._well_since = True, now

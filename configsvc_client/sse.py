@@ -111,7 +111,7 @@ class Decoder:
                 self._failed = True
                 break
         else:
-            self._after_cr = chunk.endswith(b"\r")
+            self._after_cr = chunk.endswith(b"\r") if chunk else self._after_cr
         if self._failed and not events:
             raise EventTooLarge(self._max)
         return events

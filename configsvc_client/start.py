@@ -36,7 +36,13 @@ async def follow(
     cache = state.options.cache
     try:
         if cache is None:
-            await Link(state.options, state.session, sockets, on_progress=ticker.look).run(take)
+
+            def look() -> None:
+                if state.session.addresses.is_refused:
+                    settle()
+                ticker.look()
+
+            await Link(state.options, state.session, sockets, on_progress=look).run(take)
         else:
             await _follow_beside(_Start(state, Keeper(Files(cache, state.options)), settle), ticker, sockets, take)
     finally:
@@ -67,6 +73,7 @@ class _Start:
         self._ended = asyncio.Event()
         self._is_released = False
         self._said = False
+        self._has_adopted = False
         self._timer: asyncio.TimerHandle | None = None
 
     async def load(self) -> None:
@@ -101,6 +108,7 @@ class _Start:
         session = self.state.session
         if kept is not None and session.position is None:
             session.adopt(kept, time.monotonic())
+            self._has_adopted = True
             self._keeper.begin(kept.position, kept.left)
         self._loaded.set()
         self.look()
@@ -113,7 +121,9 @@ class _Start:
         self._keeper.note(session.proof(time.monotonic()))
         if not self._is_released and self._loaded.is_set() and self._wait_s() <= 0:
             self._release()
-        if not self._said and session.all_failed and session.position is None and self._keeper.files.is_unasked:
+        if self._said or session.position is not None or not self._keeper.files.is_unasked:
+            return
+        if session.addresses.is_nobody_there:
             self._said = True
             logger.warning(
                 "no service answers, and without a service nobody knows the scope: with SERVICE_NAME and "
@@ -124,11 +134,24 @@ class _Start:
     def _wait_s(self) -> float:
         session = self.state.session
         return first_wait_s(
-            self.state.options.start_timeout_s, has_file=session.position is not None, all_failed=session.all_failed
+            self.state.options.start_timeout_s,
+            has_file=session.position is not None,
+            all_failed=session.addresses.all_failed,
+            is_refused=session.addresses.is_refused,
         )
 
     def _release(self) -> None:
         self._is_released = True
+        session = self.state.session
+        if self._has_adopted and not session.is_proved:
+            age_s = session.view(time.monotonic()).age_s or 0.0
+            logger.warning(
+                "starting from the last-known-good file %s, proved %.0f s ago, because no service has shown a newer "
+                "state so far (%s)",
+                self._keeper.files.path,
+                age_s,
+                session.last_error or f"no answer from {session.endpoint.url}",
+            )
         self.state.release()
         self._settle()
 

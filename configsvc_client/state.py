@@ -29,11 +29,14 @@ LOAD_TIMEOUT_S = 1.0
 """How long a disk is waited for, by the link and by a first read that waits for nothing else."""
 
 
-def first_wait_s(start_timeout_s: float, *, has_file: bool, all_failed: bool) -> float:
+def first_wait_s(start_timeout_s: float, *, has_file: bool, all_failed: bool, is_refused: bool) -> float:
     """How long after the file was looked for a first read has something to wait for, apart from its own limit.
 
-    With a file: a second for a service, nothing once all addresses were tried in vain. Without: as long as it likes.
+    With a file: a second for a service, nothing once all addresses were tried in vain. Without: as long as it likes,
+    but nothing once whatever answers has refused for good.
     """
+    if is_refused:
+        return 0.0
     if has_file:
         return 0.0 if all_failed else min(start_timeout_s, FILE_AFTER_S)
     return start_timeout_s if start_timeout_s < LOAD_TIMEOUT_S else math.inf
@@ -145,7 +148,8 @@ class ClientState(Reads):
         state = self._observed[0]
         if state == "stale" and before != "stale":
             age_s = s.view(now).age_s or 0.0
-            logger.warning("values are stale, proved %.1f s ago; reads go on with them (%s)", age_s, s.last_error)
+            why = s.last_error or "nothing newer was proved since"
+            logger.warning("values are stale, proved %.1f s ago; reads go on with them (%s)", age_s, why)
         elif (before, state) == ("stale", "live") and s.failures.total() == self._losses:
             logger.info("values are live again at %s", s.position)
 

@@ -257,4 +257,6 @@ def test_an_older_state_that_was_believed_replaces_a_newer_file() -> None:
     ],
 )
 def test_how_long_a_first_read_waits(start_timeout_s: float, has_file: bool, all_failed: bool, expected: float) -> None:
-    assert first_wait_s(start_timeout_s, has_file=has_file, all_failed=all_failed) == expected
+    known = {"has_file": has_file, "all_failed": all_failed}
+    assert first_wait_s(start_timeout_s, **known, is_refused=False) == expected
+    assert first_wait_s(start_timeout_s, **known, is_refused=True) == 0.0

@@ -62,7 +62,7 @@ def test_an_older_snapshot_is_refused_as_after_any_state() -> None:
     assert link.refused(snapshot({"a": 0}, 7)).kind == "older"
     assert link.values == {"a": 1}
     link.lost("older")
-    assert link.session.all_failed
+    assert link.session.addresses.all_failed
     link.reconnect()
     link.now += 30
     outcome = link.event(snapshot({"a": 0}, 7))
@@ -93,9 +93,9 @@ def test_the_scope_that_a_service_names_decides_what_is_resumed() -> None:
 def test_addresses_that_nobody_has_tried_are_tried_at_once() -> None:
     link = Link(urls=3)
     assert [link.lost("unreachable") == 0 for _ in range(3)] == [True, True, False]
-    assert link.session.all_failed
+    assert link.session.addresses.all_failed
     link = Link(urls=2)
-    assert not link.session.all_failed
+    assert not link.session.addresses.all_failed
     link.event(snapshot({}, 1))
     assert link.lost("unreachable") > 0
 

@@ -30,11 +30,9 @@ TESTED_AIOHTTP = ("3.14.5",)
 """The memo stands beside aiohttp's parser and relies on how `RequestHandler` works inside: on no other it is off."""
 MAX_ENTRIES = 4096
 MAX_BYTES = 32 * 1024 * 1024
-"""All answers together, with their requests. A body counts whole for each, although the feed shares it."""
+"""All answers together, with their requests. A body counts twice: as the feed has it, and with its head."""
 MAX_REQUEST_BYTES = 8 * 1024
 MAX_SIGHTED = 16_384
-JOINED_BYTES = 16 * 1024
-"""A body up to this size is kept in one piece with its head; a larger one is the feed's, not a copy."""
 ENTRY_BYTES = 1024
 """What an entry costs beside its bytes, about."""
 VARYING = frozenset({"Date", "Configsvc-Revision", "Configsvc-Staleness", "Configsvc-Source"})
@@ -90,12 +88,12 @@ class Answer:
     """One answer: its parts, what it rests on, and how often it was given since that was last counted."""
 
     __slots__ = (
+        "body",
         "data",
         "ground",
         "hits",
         "live_until",
         "moves",
-        "rest",
         "rights",
         "route",
         "seconds",
@@ -118,12 +116,10 @@ class Answer:
     ) -> None:
         self.ground, self.rights = ground, ticket.rights
         self.route, self.status = route, status
-        small = len(body) <= JOINED_BYTES
-        self.template = template + body.replace(b"%", b"%%") if small else template
+        self.template, self.body = template, body
         self.data = b""
-        """What is sent, then `rest`."""
-        self.rest = b"" if small else body
-        self.size = len(ticket.key) + 2 * len(self.template) + len(self.rest) + ENTRY_BYTES
+        """What is sent: head and body as one piece."""
+        self.size = len(ticket.key) + 2 * (len(template) + len(body)) + ENTRY_BYTES
         self.live_until = live_until
         """When, by the monotonic clock, its reader's identity ends."""
         self.until = float("-inf")
@@ -209,7 +205,7 @@ class Memo:
         if self._date[0] != int(wall):
             self._date = (int(wall), formatdate(int(wall), usegmt=True).encode())
         values = {name.encode(): value.encode() for name, value in self._varying(hub, feed.scope).items()}
-        answer.data = answer.template % {**values, b"Date": self._date[1]}
+        answer.data = answer.template % {**values, b"Date": self._date[1]} + answer.body
         answer.moves = hub.moves
         answer.until = min(now + 1 - wall % 1, hub.live_until(feed.scope), answer.live_until)
         return True

@@ -151,10 +151,7 @@ class Protocol(RequestHandler):
         answer = memo.get(self._caller + data)
         if answer is None:
             return False
-        if answer.rest:
-            transport.writelines((answer.data, answer.rest))
-        else:
-            transport.write(answer.data)
+        transport.write(answer.data)
         self._request_count += 1
         manager.requests_count += 1
         self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_S

@@ -21,7 +21,7 @@ from configsvc.core.freshness import Freshness, State
 from configsvc.core.model import Scope
 from configsvc.core.replica import Event, Listed, Record, Relist, Replica
 from configsvc.errors import EpochChanged, Unavailable
-from configsvc.readers import Reader
+from configsvc.readers import Reader, Shared
 from configsvc_client.protocol import Applying, EventId, Status, format_time
 
 Source = Literal["live", "memory", "disk"]
@@ -81,6 +81,8 @@ class Hub:
         self._held_at: dict[Scope, float] = {}
         self._store: tuple[int, float] = (0, float("-inf"))
         self._waiters: set[asyncio.Future[None]] = set()
+        self._shared: Shared = {}
+        self._shared_at: tuple[int, int, State] = (0, 0, "starting")
 
     def __repr__(self) -> str:
         return f"<Hub {self.state()} at {self.replica.position}: {len(self.feeds)} feeds, {self.subscribers} readers>"
@@ -309,6 +311,13 @@ class Hub:
             if not readers:
                 del self.readers[reader.scope]
         self._release(reader.scope)
+
+    def shared(self) -> Shared:
+        """What readers have pulled since the hub last moved; for `Reader.pull` within this step of the event loop."""
+        at = (self.moves, self.beat, self.state())
+        if at != self._shared_at:
+            self._shared, self._shared_at = {}, at
+        return self._shared
 
     def _absent(self) -> int:
         return sum(scope not in self.feeds or not self.feeds[scope].exists for scope in self.readers)

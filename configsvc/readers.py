@@ -89,8 +89,7 @@ class Reader:
     def pull(self, shared: Shared | None = None) -> list[Frame]:
         """What this reader lacks now, in order; nothing where it has all and owes no heartbeat.
 
-        Readers that are given the same `shared` and stand at the same place get the same list, made once. It is good
-        for as long as the hub stands still: within one step of the event loop.
+        Readers that are given `hub.shared()` and stand at the same place get the same list, made once.
         """
         hub = self._hub
         if hub.draining:

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from configsvc.core.feed import Frame
 from configsvc.core.policy import Identity
+from configsvc.hub import Hub
 from configsvc.metrics import Metrics
 from configsvc.readers import Reader, Shared
 from configsvc.web.protocol import reset
@@ -35,10 +36,11 @@ log = structlog.get_logger("configsvc.http")
 class Fanout:
     """All streams of one application. `holds` tells whether an identity may still read; asked before each write."""
 
-    def __init__(self, metrics: Metrics, slow_reader_s: float, holds: Callable[[Identity], bool]) -> None:
+    def __init__(self, hub: Hub, metrics: Metrics, slow_reader_s: float, holds: Callable[[Identity], bool]) -> None:
         self.metrics = metrics
         self.holds = holds
         self.streams: set[Stream] = set()
+        self._hub = hub
         self._slow_reader_s = slow_reader_s
         self._ready: deque[Stream] = deque()
         self._passing = False
@@ -93,7 +95,7 @@ class Fanout:
             asyncio.get_running_loop().call_soon(self._pass)
 
     def _pass(self) -> None:
-        shared: Shared = {}
+        shared = self._hub.shared()
         for _ in range(min(PASS_STREAMS, len(self._ready))):
             stream = self._ready.popleft()
             try:

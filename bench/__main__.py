@@ -51,7 +51,8 @@ def measure(rows: list[str], size: float, *, quiet: bool = False) -> Report:
                 ROWS[name](World(bench, Path(folder)))
             except Exception as error:
                 bench.say(f"{name} FAILED: {type(error).__name__}: {error}")
-                bench.add(Result(row=name, case="", measure="", unit="count", verdict="failed", note=str(error)))
+                why = str(error).strip().rpartition("\n")[2] or type(error).__name__
+                bench.add(Result(row=name, case="", measure="", unit="count", verdict="failed", note=why))
     return Report(
         machine=machine.look(_programs(), load_before),
         at=at.strftime("%Y-%m-%d %H:%M UTC"),

@@ -40,11 +40,13 @@ def latency(world: World) -> None:
             OURS: (app, lambda n: connection.put(scope, KEY, n)),
             WATCH: (watch, lambda n: connection.put_raw(other + b"key", store.stored(n))),
         }
+        for reader, put in puts.values():
+            _timed(reader, 50, bench.duration(1.0), put)
         for rate, full_s in ((10, 10.0), (500, 4.0)):
             bench.say(f"latency: {rate} changes/s")
             seconds = bench.duration(full_s)
             runs = {name: partial(_timed, reader, rate, seconds, put) for name, (reader, put) in puts.items()}
-            _latency_lines(world, f"{rate} changes/s", bench.alternate(3, runs))
+            _latency_lines(world, f"{rate} changes/s", bench.alternate(3, runs, warm_up=False))
 
 
 def _latency_lines(world: World, case: str, series: Series) -> None:
@@ -91,7 +93,7 @@ READS_S, CHANGES_S, RECONNECTS_S, SCRAPES_S = 200, 20, 20, 1
 def busy(world: World) -> None:
     """p99 of reads while changes, reconnects and scrapes go on, against idle."""
     bench = world.bench
-    seconds = bench.duration(8.0)
+    seconds = bench.duration(6.0)
     subscribers = bench.count(200, least=5)
     scope = store.scope("bench-busy")
     path = f"/v1/config/{scope}/{KEY}"

@@ -4,7 +4,7 @@ import base64
 import functools
 import http.client
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -54,10 +54,6 @@ class Asked(msgspec.Struct, frozen=True):
     status: int
     headers: dict[str, str]
     body: bytes
-
-    @property
-    def note(self) -> str:
-        return f"{len(self.body)} bytes" if self.body else "no body"
 
 
 class Subject(msgspec.Struct, frozen=True):
@@ -212,9 +208,11 @@ def _etcd(world: World, stack: ExitStack, scope: Scope, load: Load) -> Subject:
 
 
 def _lines(world: World, row: str, one: Asked, series: Series, subjects: Mapping[str, Subject]) -> None:
+    size = f"a body of {len(one.body):,} bytes" if one.body else "no body"
     for measure, (title, unit) in MEASURES.items():
         if not series.has(OURS, measure):
             continue
+        note = f"{size}; {busy(series, [OURS, *one.case.beside])}" if measure == "rate" else ""
         for name in one.case.beside:
             is_there = series.has(name, measure)
             seen = figure(series.of(name, measure)) if is_there else None
@@ -222,4 +220,14 @@ def _lines(world: World, row: str, one: Asked, series: Series, subjects: Mapping
             goal = Goal(speed, "least") if measure == "rate" else Goal(round(1 / speed, 3), "most")
             reference = Reference(name, seen, subjects[name].why)
             ours = series.of(OURS, measure)
-            world.bench.add(compare(row, one.case.name, title, unit, ours, reference, goal, one.note))
+            world.bench.add(compare(row, one.case.name, title, unit, ours, reference, goal, note))
+
+
+def busy(series: Series, names: Iterable[str]) -> str:
+    """How much of its core each server had work for. Below nearly all, the load was the limit, and not the server."""
+    shares = []
+    for name in names:
+        if series.has(name, "rate"):
+            pairs = zip(series.of(name, "rate"), series.of(name, "cpu_us"), strict=True)
+            shares.append(f"{name} {figure([rate * cpu / 1e6 for rate, cpu in pairs]).median:.0%}")
+    return f"its core was busy: {', '.join(shares)}"

@@ -137,13 +137,20 @@ def _authentication(facts: Facts) -> Iterator[Finding]:
             todo="where others can reach it, make users and run etcdctl auth enable",
         )
     elif user is not None and user.authentication and wanted.user and not refusals:
-        yield from _permissions(wanted, user)
+        yield from _permissions(facts, user)
 
 
-def _permissions(wanted: Wanted, user: UserFacts) -> Iterator[Finding]:
+def _name_first(facts: Facts) -> str:
+    """A question to answer before anything is granted: a wrong name must not end in access to another team's data."""
+    refused = facts.data is not None and facts.data.refused
+    return f"is SERVICE_NAME={facts.wanted.namespace} right? If it is, " if refused and facts.wanted.namespace else ""
+
+
+def _permissions(facts: Facts, user: UserFacts) -> Iterator[Finding]:
+    wanted = facts.wanted
     need = needed(wanted.namespace, writes=wanted.writes)
     who = f"etcd user {wanted.user}"
-    narrow = f"give it a role that may exactly: {', '.join(map(str, need))}"
+    narrow = f"{_name_first(facts)}give it a role that may exactly: {', '.join(map(str, need))}"
     if "root" in user.roles:
         yield Finding(level="warning", check="permission", text=f"{who} may do everything (role root)", todo=narrow)
         return
@@ -175,7 +182,9 @@ def _data(facts: Facts) -> Iterator[Finding]:
                 check="read",
                 subject=reading.prefix,
                 text=f"cannot be read: {reading.error}",
-                todo=f"grant-permission --prefix=true read {reading.prefix}" if reading.refused else "",
+                todo=f"{_name_first(facts)}etcdctl role grant-permission ROLE --prefix=true read {reading.prefix}"
+                if reading.refused
+                else "",
             )
     if facts.data is not None and facts.data.error is None:
         yield Finding(

@@ -263,6 +263,15 @@ class Store:
     def __repr__(self) -> str:
         return f"<Store {self.directory}{': ' + self.problem if self.problem else ''}>"
 
+    def try_out(self) -> bool:
+        """Find out whether files can be kept, before there is one to keep."""
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.directory).close()
+        except OSError as error:
+            return self._outcome(error)
+        return self._outcome(None)
+
     def load(self, wanted: Callable[[Scope], bool]) -> list[Saved]:
         """Every scope that is `wanted` and whose file can be believed, sorted; the log says why others were refused."""
         found = [saved for path in self._files() if (saved := self._load(path, wanted)) is not None]

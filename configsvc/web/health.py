@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Literal
 
 import msgspec
+import structlog
 
 from configsvc.board import Board
 from configsvc.etcd.ops import Etcd
@@ -25,6 +26,8 @@ LONG_WINDOW_S = 60.0
 """An apply window open for longer is reported: its writer has probably died."""
 
 Finding = tuple[str, Status, str]
+
+log = structlog.get_logger()
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +51,8 @@ class Health:
         ready_from_disk: bool = True,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
+        self.leaving = False
+        """Set when it is about to stop: it serves as before, and traffic should go elsewhere."""
         self._hub = hub
         self._follower = follower
         self._etcd = etcd
@@ -58,6 +63,8 @@ class Health:
         self._number = KEEPER
         self._checks: dict[str, State] = {}
         self._overall = State(status="unavailable", since=now(), detail="")
+        self._ready: bool | None = None
+        """What was last said about readiness; nothing before the first data."""
 
     def among(self, board: Board, number: int) -> None:
         """Look at the other workers too; this one has `number`."""
@@ -74,6 +81,15 @@ class Health:
         worst = max((status for status, _ in found.values()), key=_SEVERITY.index)
         if worst != self._overall.status:
             self._overall = State(status=worst, since=now, detail="")
+        self._tell_ready()
+
+    def _tell_ready(self) -> None:
+        """Log a change of readiness once, since probes are not logged. The start logs the first by itself."""
+        ready = self.ready
+        if self._ready is not None and ready != self._ready:
+            log.info("ready again" if ready else "not ready any more", why=self._checks["data"].detail)
+        if ready or self._ready is not None:
+            self._ready = ready
 
     def finding(self, check: str) -> str:
         """What one check says now; nothing where there is no such check."""
@@ -104,7 +120,7 @@ class Health:
         are, since nobody can choose which of them a connection comes to.
         """
         hub = self._hub
-        ready = hub.ready and not hub.draining and (hub.listed or self._ready_from_disk)
+        ready = hub.ready and not hub.draining and not self.leaving and (hub.listed or self._ready_from_disk)
         return ready and (self._board is None or self._board.began)
 
     # ---- checks -------------------------------------------------------------------------------------------------
@@ -129,9 +145,13 @@ class Health:
             waiting = len(hub.pending())
             what = f"waiting for the end of a release: {waiting}" if waiting else "nothing was read from etcd yet"
             return "data", "unavailable", what
+        if self.leaving:
+            return "data", "degraded", "about to stop; served as before, and new readers should go elsewhere"
         if hub.state() == "stale":
             ready = hub.listed or self._ready_from_disk
-            detail = f"etcd has not proved the data for {hub.staleness_s():.0f} s"
+            # From disk each scope has an age of its own; then the whole is as old as the oldest.
+            age_s = hub.staleness_s() if hub.listed else max(map(hub.staleness_s, hub.feeds), default=hub.staleness_s())
+            detail = f"etcd has not proved the data for {age_s:.0f} s"
             return "data", "degraded" if ready else "unavailable", detail
         return "data", "ok", f"live at revision {hub.replica.position}"
 

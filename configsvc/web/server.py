@@ -1,7 +1,7 @@
 """The process: listens, serves until told to stop, and leaves in good order with an exit code that says why.
 
-Stopping is: not ready any more, streams are told to go elsewhere, requests in flight are finished, all within
-`drain_s`; a second signal ends the waiting. `listening` is the part that tests share.
+Stopping is: not ready any more, and after `drain_delay_s` streams are told to go elsewhere and requests in flight are
+finished, all within `drain_s`; a second signal ends the waiting. `listening` is the part that tests share.
 """
 
 import asyncio
@@ -149,6 +149,8 @@ async def serve_app(
         async with listening(app, sock, functools.partial(_held, app, stop, hold_s)) as url:
             log.info(f"configsvc {__version__} serves {served(settings)} at {url}", address=url, mode=settings.mode)
             code = await _until_stopped(app, stop)
+            if code == EXIT_OK and settings.drain_delay_s:
+                await _unready(app, settings.drain_delay_s, stop)
             await _drained(app, settings.drain_s, stop)
     log.info("stopped", code=code)
     return code
@@ -235,6 +237,14 @@ async def _start_overdue(app: web.Application) -> None:
     else:
         log.info("ready with last-known-good snapshots from disk, until etcd can be read", scopes=len(hub.feeds))
     await asyncio.Event().wait()
+
+
+async def _unready(app: web.Application, delay_s: float, stop: Stop) -> None:
+    """Serve on, but for saying that traffic should go elsewhere, until whoever is in front has seen that."""
+    app[context.HEALTH].leaving = True
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(delay_s):
+            await stop.hurried.wait()
 
 
 async def _drained(app: web.Application, drain_s: float, stop: Stop) -> None:

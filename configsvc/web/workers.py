@@ -67,7 +67,7 @@ def serve(settings: Settings, run: Run) -> int:
     what = f"{server.served(settings)} at {url} with {settings.workers} workers"
     log.info(f"configsvc {__version__} serves {what}", address=url, mode=settings.mode, workers=settings.workers)
     try:
-        code = Supervisor(board, work, drain_s=settings.drain_s, drop=drop).run()
+        code = Supervisor(board, work, drain_s=settings.drain_delay_s + settings.drain_s, drop=drop).run()
     finally:
         drop(None)
         board.close()

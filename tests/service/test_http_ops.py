@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from configsvc import __version__
 from configsvc.core.model import Scope
@@ -158,6 +159,48 @@ async def test_draining_is_alive_and_not_ready(url: str, hub: Hub) -> None:
     assert (await health(url, "/health/ready"))[0] == 503
     assert (await ask(url, "/health/live"))[0] == 200
     assert (await ask(url, CONFIG))[0] == 200
+
+
+async def test_about_to_stop_it_serves_as_before_and_is_not_ready(hub: Hub) -> None:
+    app = create_app(make_settings(), hub)
+    async with serving(hub, app=app) as url:
+        app[context.HEALTH].leaving = True
+        status, report = await health(url, "/health/ready")
+        assert (status, report.checks["data"].status) == (503, "degraded")
+        assert "about to stop" in report.checks["data"].detail
+        assert (await health(url))[0] == 200
+        assert (await ask(url, CONFIG))[0] == 200
+
+
+async def test_probes_are_no_news_and_a_change_of_readiness_is() -> None:
+    hub = make_hub(make_settings())
+    app = create_app(make_settings(), hub)
+    with capture_logs() as logs:
+        async with serving(hub, app=app) as url:
+            for path in ("/health", "/health/ready"):
+                assert (await ask(url, path))[0] == 503
+            assert (await ask(url, CONFIG))[0] == 503
+            fill(hub, 10, stored("a", 1, 5))
+            for leaving in (False, True, True, False):
+                app[context.HEALTH].leaving = leaving
+                await ask(url, "/health/ready")
+    assert [line["path"] for line in logs if line["event"] == "request"] == [CONFIG]
+    told = [line["event"] for line in logs if "ready" in line["event"]]
+    assert told[:2] == ["not ready any more", "ready again"]
+
+
+async def test_from_disk_health_names_the_age_that_readers_are_told() -> None:
+    settings = make_settings()
+    hub, other = make_hub(settings), make_hub(settings)
+    fill(other, 10, stored("a", 1, 5))
+    hub.remember(
+        [(hub.replica.remember(other.feeds[SCOPE].snapshot, 10, None), datetime.now(UTC) - timedelta(hours=1))]
+    )
+    async with serving(hub, settings) as url:
+        _, headers, _ = await ask(url, CONFIG)
+        _, report = await health(url)
+    said = int(report.checks["data"].detail.removeprefix("etcd has not proved the data for ").removesuffix(" s"))
+    assert said == pytest.approx(float(headers["configsvc-staleness"]), abs=5)
 
 
 def test_since_is_when_a_status_began() -> None:

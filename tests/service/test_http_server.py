@@ -138,6 +138,27 @@ async def test_streams_are_sent_away_and_requests_finished(
         assert await process.end() == 0
 
 
+async def test_with_a_delay_it_serves_on_while_it_says_that_it_goes(any_etcd: LocalEtcd, name: str) -> None:
+    """A proxy or Kubernetes still sends connections here, until it has seen or heard that this one stops."""
+    more = {"CONFIGSVC_DRAIN_DELAY_S": "3600", "CONFIG_ENVIRONMENT": "production"}
+    async with service(SERVICE_NAME=name, ETCD_ENDPOINTS=any_etcd.url, **more) as process:
+        url = await process.listening()
+        await process.line(lambda line: line["event"] == "ready")
+        assert (await ask(url, "/health/ready"))[0] == 200
+        process.kill(signal.SIGTERM)
+        await process.line(lambda line: line["event"] == "stopping")
+        async with asyncio.timeout(20):
+            while (await ask(url, "/health/ready"))[0] != 503:
+                await asyncio.sleep(0.02)
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/v1/watch/{name}/production") as stream:
+            async with asyncio.timeout(20):
+                await stream.content.readuntil(b"event: snapshot")
+            process.kill(signal.SIGTERM)
+            async with asyncio.timeout(20):
+                assert b"draining" in await stream.content.read()
+        assert await process.end() == 0
+
+
 async def test_a_second_signal_hurries(any_etcd: LocalEtcd, name: str) -> None:
     async with service(SERVICE_NAME=name, ETCD_ENDPOINTS=any_etcd.url, CONFIGSVC_DRAIN_S="3600") as process:
         url = await process.listening()

@@ -178,6 +178,15 @@ def test_what_helps_against_a_certificate_that_is_not_trusted(why: str, todo: st
     assert dates.text.startswith("the dates of the certificate are fine")
 
 
+def test_a_wrong_name_is_asked_about_before_anything_is_granted() -> None:
+    denied = Reading(prefix="/config/orders/", error="denied", refused=True)
+    found = troubles(changed(wanted=wanted(namespace="orders"), data=denied, releases=denied, scope=None))
+    assert {finding.check for finding in found} == {"read", "permission"}
+    assert all(finding.todo.startswith("is SERVICE_NAME=orders right? If it is, ") for finding in found)
+    central = changed(wanted=wanted(namespace=None), data=denied, scope=None)
+    assert not any("SERVICE_NAME" in finding.todo for finding in troubles(central))
+
+
 def test_endpoints_of_two_clusters() -> None:
     other = msgspec.structs.replace(ENDPOINT, url="https://b:2379", cluster_id="255", member_id="12")
     (found,) = troubles(changed(endpoints=[ENDPOINT, other]))

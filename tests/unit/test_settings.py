@@ -153,7 +153,7 @@ def test_beyond_loopback_authentication_has_to_be_said(listen: str, shown: str, 
         [problem] = problems(environ)
         assert problem.startswith("CONFIGSVC_LISTEN: ")
         assert "CONFIG_AUTH" in problem
-    settings = parse({**environ, "CONFIG_AUTH": "none"})
+    settings = parse({**environ, "CONFIG_AUTH": "none", "ETCD_ENDPOINTS": "etcd"})
     assert str(settings.listen) == shown
     assert bool(settings.warnings) != loopback
     assert all("authentication is off" in warning for warning in settings.warnings)
@@ -167,9 +167,9 @@ def test_no_addresses(listen: str) -> None:
     assert "is not HOST:PORT" in problem
 
 
-def test_authentication_that_does_not_exist_also_wants_an_environment() -> None:
+def test_authentication_that_does_not_exist_is_one_problem() -> None:
     found = problems({**SIDECAR, "CONFIG_AUTH": "jwt"})
-    assert [problem.split(":")[0] for problem in found] == ["CONFIG_AUTH", "CONFIG_ENVIRONMENT"]
+    assert [problem.split(":")[0] for problem in found] == ["CONFIG_AUTH"]
     assert "none" in found[0]
 
 
@@ -236,6 +236,19 @@ def test_variables_of_kubernetes_and_of_the_client_are_no_reason_to_warn() -> No
     assert parse({**SIDECAR, **environ}).warnings == ()
     assert parse({**SIDECAR, **environ}).listen.port == 8080
     assert len(parse({**SIDECAR, "CONFIGSVC_PORT": "8080"}).warnings) == 1
+
+
+def test_endpoints_of_both_schemes_are_a_warning() -> None:
+    for endpoints, warned in (("https://a,http://b", True), ("a,http://b", False), ("https://a,https://b", False)):
+        warnings = parse({**SIDECAR, "ETCD_ENDPOINTS": endpoints}).warnings
+        assert any("some are https and some http" in line for line in warnings) is warned, endpoints
+
+
+def test_in_a_container_an_etcd_that_is_not_named_is_a_warning() -> None:
+    container = {**SIDECAR, "CONFIGSVC_LISTEN": "0.0.0.0:8080", "CONFIG_AUTH": "none"}
+    assert any(line.startswith("ETCD_ENDPOINTS: is not set") for line in parse(container).warnings)
+    assert not any("ETCD_" in line for line in parse({**container, "ETCD_ENDPOINTS": "etcd"}).warnings)
+    assert not any("ETCD_" in line for line in parse(SIDECAR).warnings)
 
 
 def test_a_token_file_without_authentication_is_a_warning() -> None:

@@ -214,6 +214,18 @@ def test_a_directory_that_cannot_be_made_is_one_warning_and_shows(tmp_path: Path
     assert store.problem is None
 
 
+def test_that_nothing_can_be_kept_shows_before_there_is_anything_to_keep(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = make_store(tmp_path / "file" / "cache")
+    with capture_logs() as logs:
+        assert not store.try_out()
+    assert [line["log_level"] for line in logs] == ["warning"]
+    assert store.problem is not None
+    store = make_store(tmp_path / "new" / "cache")
+    assert store.try_out()
+    assert (store.problem, files(store.directory)) == (None, [])
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_read_only_directory(tmp_path: Path) -> None:
     store = make_store(tmp_path)

@@ -111,20 +111,20 @@ async def freeze(request: web.Request) -> web.StreamResponse:
         since=writer.now(),
     )
     await writer.freeze(context.scope(request), frozen)
-    return _answer(_frozen(context.scope(request), frozen))
+    return answer(_frozen(context.scope(request), frozen))
 
 
 async def unfreeze(request: web.Request) -> web.StreamResponse:
     """`DELETE /v1/freeze/{ns}/{env}`."""
     await context.writer(request).freeze(context.scope(request), None)
-    return _answer(_frozen(context.scope(request), None))
+    return answer(_frozen(context.scope(request), None))
 
 
 async def repair(request: web.Request) -> web.StreamResponse:
     """`POST /v1/repair/{ns}/{env}`."""
     writer, scope = context.writer(request), context.scope(request)
     found = await writer.repair(scope, about(request))
-    return _answer(_done(found))
+    return answer(_done(found))
 
 
 def _frozen(scope: Scope, frozen: Freeze | None) -> dict[str, Any]:
@@ -150,12 +150,12 @@ async def write(request: web.Request, prepare: Prepare, *, label: str | None = N
         key=Key(context.identity(request).name, key, _digest(request)) if key and not dry_run else None,
     )
     if dry_run:
-        return _answer(_planned(found, request[context.REQUEST_ID]))
+        return answer(_planned(found, request[context.REQUEST_ID]))
     hub = request.app[context.HUB]
     with suppress(ConfigSvcError):
         # Not needed, with min_revision at hand; but who reads here next should not wonder.
         await hub.reached(scope, found.revision, None, SEEN_S)
-    return _answer(_done(found))
+    return answer(_done(found))
 
 
 def about(request: web.Request) -> About:
@@ -222,5 +222,6 @@ def _problem(error: ConfigSvcError, request_id: str) -> dict[str, Any]:
     }
 
 
-def _answer(body: Any) -> web.Response:
+def answer(body: Any) -> web.Response:
+    """A body that is made for this request and is kept by nobody."""
     return web.Response(body=_encoder.encode(body), headers={"Content-Type": JSON, "Cache-Control": "no-store"})

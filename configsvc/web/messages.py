@@ -101,6 +101,81 @@ class Planned(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_def
     unchanged: bool = False
 
 
+class PastValues(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A scope's stored values as a release left them; schema defaults are not among them."""
+
+    namespace: str
+    environment: str
+    epoch: Epoch
+    release: Release
+    version: str | None
+    values: dict[str, Any]
+
+
+class ReleaseRow(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A release. `changed` counts its keys."""
+
+    release: Release
+    version: str | None
+    kind: Literal["deploy", "change", "emergency", "expiry", "delete", "rollback", "promote", "restore", "repair"]
+    at: Time
+    by: str
+    reason: str | None
+    changed: Annotated[int, Meta(ge=0)]
+
+
+class Releases(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A page of releases, newest first; `next` goes into `after`."""
+
+    releases: list[ReleaseRow]
+    next: int | None
+
+
+class ReleaseDetails(ReleaseRow, kw_only=True, forbid_unknown_fields=True):
+    """A release with what it changed; null where that is not kept any more."""
+
+    base_release: Release | None
+    source: dict[str, str]
+    warnings: list[str]
+    changes: list[Changed] | None
+
+
+class Difference(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, rename={"before": "from", "after": "to"}):
+    """What is different between two releases."""
+
+    before: ReleaseRow
+    after: ReleaseRow
+    changes: list[Changed]
+
+
+class KeyRelease(ReleaseRow, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A release as it concerned one key."""
+
+    op: Literal["set", "delete"]
+    old: Any = msgspec.UNSET
+    new: Any = msgspec.UNSET
+
+
+class KeyHistory(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A page of the releases that changed a key, newest first; `next` goes into `after`."""
+
+    key: str
+    releases: list[KeyRelease]
+    next: int | None
+
+
+class Override(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A value that a release set and a deploy would undo. `returns` is what comes back when it ends."""
+
+    key: str
+    release: Release
+    by: str = ""
+    reason: str | None = None
+    expires_at: str | None = None
+    value: Any = msgspec.UNSET
+    returns: Any = msgspec.UNSET
+
+
 class Freeze(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Deploys are refused until a time."""
 
@@ -108,6 +183,19 @@ class Freeze(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     reason: str
     by: str
     since: Time
+
+
+class Drift(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What differs from the newest release: keys changed by hand (null: its history is gone), pending overrides."""
+
+    namespace: str
+    environment: str
+    release: Release | None
+    version: str | None
+    revision: Revision
+    hand: list[Changed] | None
+    overrides: list[Override]
+    frozen: Freeze | None
 
 
 class Frozen(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

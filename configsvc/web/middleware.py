@@ -197,7 +197,7 @@ def _target(request: web.Request, row: Route) -> Target:
         if "{key}" in row.path:
             key = syntax.path_key(parts[5])
         elif "{version}" in row.path:
-            version = syntax.version(parts[5])
+            version = syntax.path_version(parts[5])
     query = syntax.parse_query(request.rel_url.raw_query_string, row.query_readers, strict=row.writes)
     return Target(scope, key, query, version=version)
 

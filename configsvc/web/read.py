@@ -12,7 +12,7 @@ from configsvc.core.feed import Feed
 from configsvc.core.model import Scope
 from configsvc.errors import NotFound
 from configsvc.hub import Hub
-from configsvc.web import context, syntax
+from configsvc.web import context, history, syntax
 from configsvc.web.memo import Ground
 
 MIN_GZIP_BYTES = 1024
@@ -28,6 +28,8 @@ FEW_SCOPES = 5
 
 async def read_scope(request: web.Request) -> web.StreamResponse:
     """`GET /v1/config/{ns}/{env}`."""
+    if (release := context.query(request).get("release")) is not None:
+        return await history.state(request, release)
     view = context.query(request).get("view", "values")
     feed = await _feed(request)
     name = f"body:{view}"

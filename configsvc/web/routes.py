@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from configsvc.errors import HeadersTooLarge, InvalidRequest, RequestTimeout, TooLarge, UnsupportedMediaType
-from configsvc.web import bodies, manage, messages, ops, read, stream, syntax
+from configsvc.web import bodies, history, manage, messages, ops, read, stream, syntax
 from configsvc.web.route import Answer, Parameter, Route
 
 ANY_ROUTE = tuple(
@@ -49,6 +49,13 @@ LAST_EVENT_ID_HEADER = Parameter(
     description="Resume after this event; one that makes no sense means a snapshot.",
     schema={"type": "string"},
 )
+AS_OF = _query(
+    "release", "The values as this release left them: a number, @number or a label.", syntax.version, type="string"
+)
+LIMIT = _query("limit", "How many, cut to 500.", syntax.count(500), type="integer", minimum=1, default=50)
+AFTER = _query("after", "The `next` of the page before.", syntax.number, type="integer", minimum=0)
+FROM = _query("from", "The release to compare with.", syntax.version, type="string")
+TO = _query("to", "The release that is compared; the head's without it.", syntax.version, type="string")
 YES = ("false", "true")
 DRY_RUN = _choice("dry_run", "Only say what would happen.", *YES)
 DIGEST = _query("digest", "Apply this plan and no other: the digest that a dry run answered.", syntax.text(100))
@@ -73,6 +80,7 @@ IDEMPOTENCY_KEY = Parameter(
     schema={"type": "string", "maxLength": 255},
 )
 WRITE_HEADERS = (IF_MATCH, IDEMPOTENCY_KEY)
+PAST_PROBLEMS = (401, 403, 404, 503)
 WRITE_PROBLEMS = (401, 403, 404, 409, 412, 422, 503, 504)
 NOT_MODIFIED = Answer(status=304, description="The reader has the current state.", headers=READ_HEADERS)
 
@@ -96,10 +104,16 @@ ROUTES: tuple[Route, ...] = (
         handler=read.read_scope,
         action="read",
         summary="All values of a scope",
-        query=(VIEW, MIN_REVISION, WAIT),
+        query=(VIEW, MIN_REVISION, WAIT, AS_OF),
         headers=(IF_NONE_MATCH,),
         answers=(
-            _ok("The scope.", messages.ScopeValues, messages.ScopeEntries, headers=READ_HEADERS),
+            _ok(
+                "The scope; with `release=` its stored values as that release left them.",
+                messages.ScopeValues,
+                messages.ScopeEntries,
+                messages.PastValues,
+                headers=READ_HEADERS,
+            ),
             NOT_MODIFIED,
         ),
         problems=(401, 403, 404, 409, 503),
@@ -205,6 +219,54 @@ ROUTES: tuple[Route, ...] = (
         answers=WRITTEN,
         problems=WRITE_PROBLEMS,
         writes=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/versions/{ns}/{env}",
+        handler=history.versions,
+        action="read",
+        summary="Releases, newest first",
+        query=(LIMIT, AFTER),
+        answers=(_ok("A page of them.", messages.Releases),),
+        problems=PAST_PROBLEMS,
+    ),
+    Route(
+        method="GET",
+        path="/v1/versions/{ns}/{env}/{version}",
+        handler=history.version,
+        action="read",
+        summary="One release with what it changed",
+        answers=(_ok("The release.", messages.ReleaseDetails),),
+        problems=PAST_PROBLEMS,
+    ),
+    Route(
+        method="GET",
+        path="/v1/diff/{ns}/{env}",
+        handler=history.diff,
+        action="read",
+        summary="What differs between two releases",
+        query=(FROM, TO),
+        answers=(_ok("Key by key.", messages.Difference),),
+        problems=PAST_PROBLEMS,
+    ),
+    Route(
+        method="GET",
+        path="/v1/history/{ns}/{env}/{key}",
+        handler=history.key,
+        action="read",
+        summary="Who set one key, newest first",
+        query=(LIMIT, AFTER),
+        answers=(_ok("A page of releases.", messages.KeyHistory),),
+        problems=PAST_PROBLEMS,
+    ),
+    Route(
+        method="GET",
+        path="/v1/drift/{ns}/{env}",
+        handler=history.drift,
+        action="read",
+        summary="What differs from the newest release",
+        answers=(_ok("Keys changed by hand, and pending overrides.", messages.Drift),),
+        problems=PAST_PROBLEMS,
     ),
     Route(
         method="PUT",

@@ -196,6 +196,17 @@ def number(value: str) -> int:
     return int(bare)
 
 
+def count(most: int) -> Callable[[str], int]:
+    """A reader of how many are wanted, cut to `most`."""
+
+    def read(value: str) -> int:
+        if not _REVISION.fullmatch(value) or int(value) < 1:
+            raise ValueError(f"is {shown(value)}; it is a number from 1 to {most}")
+        return min(int(value), most)
+
+    return read
+
+
 def duration(least: float, most: float) -> Callable[[str], float]:
     """A reader of seconds."""
 
@@ -214,13 +225,17 @@ class Version(NamedTuple):
     number: int | None
 
 
-def version(raw: str) -> Version:
-    """The release that a path segment or parameter names; raises `InvalidRequest` (`invalid_path`)."""
+def version(value: str) -> Version:
+    """The release that a parameter names."""
+    if value.startswith("@"):
+        return Version(None, number(value))
+    return Version(label(value), int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None)
+
+
+def path_version(raw: str) -> Version:
+    """The release that a path segment names; raises `InvalidRequest` (`invalid_path`)."""
     try:
-        value = percent_decode(raw)
-        if value.startswith("@"):
-            return Version(None, number(value))
-        return Version(label(value), int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None)
+        return version(percent_decode(raw))
     except ValueError as error:
         raise InvalidRequest(f"version {error}; @17 is release 17", code="invalid_path", parameter="version") from None
 

@@ -37,7 +37,7 @@ from configsvc.core.release import (
     size_of,
 )
 from configsvc.errors import NotFound
-from configsvc.etcd.ops import Compacted, Etcd, KeyValue, Range, RangeResult, Txn, prefix_end
+from configsvc.etcd.ops import Compacted, Etcd, KeyValue, Range, RangeResult, Refused, Txn, prefix_end
 
 REMEMBERED_BYTES = 64 * 1024 * 1024
 """How much of the scopes' deployed states is kept in memory."""
@@ -77,17 +77,22 @@ class Reading:
 
     # ---- now --------------------------------------------------------------------------------------------------------
 
-    async def view(self, scope: Scope, *, label: str | None = None, max_recent: int = 0, since: str = "") -> View:
-        """The scope now, at one revision. `since` is the time from which releases count as recent, by RFC 3339."""
+    async def view(
+        self, scope: Scope, *, label: str | None = None, max_recent: int = 0, since: str = "", records: bool = True
+    ) -> View:
+        """The scope now, at one revision. `since` is the time from which releases count as recent, by RFC 3339.
+
+        Without `records` it is not for plans: pending overrides have theirs only where etcd lets us read them.
+        """
         for left in reversed(range(TRIES)):
             try:
-                return await self._view(scope, label, max_recent, since)
+                return await self._view(scope, label, max_recent, since, records)
             except Compacted:
                 if not left:
                     raise
         raise AssertionError("unreachable")
 
-    async def _view(self, scope: Scope, label: str | None, max_recent: int, since: str) -> View:
+    async def _view(self, scope: Scope, label: str | None, max_recent: int, since: str, records: bool) -> View:
         manifests = manifests_prefix(scope)
         reads = (
             Range(key=head_path(scope)),
@@ -106,7 +111,12 @@ class Reading:
         newest = _read(answer.responses[3]).kvs
         revision = answer.header.revision
         listed = await self._etcd.list(scope_prefix(scope), revision=revision)
-        pending = await self._etcd.list(overrides_prefix(scope), revision=revision)
+        pending: Sequence[KeyValue] = ()
+        try:
+            pending = (await self._etcd.list(overrides_prefix(scope), revision=revision)).kvs
+        except Refused:
+            if records:
+                raise
         head = None
         if head_kv is not None:
             try:
@@ -127,7 +137,7 @@ class Reading:
             newest=_number(newest[0].key) if newest else 0,
             entries=_entries(listed.kvs),
             expected=expected,
-            overrides=_overrides(pending.kvs, scope),
+            overrides=_overrides(pending, scope),
             schema=schema_kv.value if schema_kv else None,
             schema_mod=schema_kv.mod_revision if schema_kv else 0,
             epoch=epoch_kv.value if epoch_kv else None,

@@ -136,7 +136,7 @@ class Windows:
         while asyncio.get_running_loop().time() < deadline:
             with contextlib.suppress(EtcdError):
                 stored = await self._applier.head(scope)
-                head = _decoded(stored)
+                head = decoded(stored)
                 if head is None or head.applying is None or head.applying.id != id:
                     found = await self._applier.reading.manifest(scope, number)
                     if found is None or found.manifest.id != id:
@@ -153,7 +153,7 @@ class Windows:
         Raises `Busy` where its writer is alive, `Broken` where it cannot be finished, `EtcdError` kinds.
         """
         stored = await self._applier.head(scope)
-        head = _decoded(stored)
+        head = decoded(stored)
         if stored is None or head is None or head.applying is None:
             return False
         alive = txns.alive_path(scope, head.applying.id)
@@ -340,7 +340,8 @@ def _moved(window: _Open, head: Head, raw: bytes, fence: int) -> _Open:
     return window._replace(head=head, applying=head.applying or window.applying, raw=raw, fence=fence)
 
 
-def _decoded(stored: KeyValue | None) -> Head | None:
+def decoded(stored: KeyValue | None) -> Head | None:
+    """The head that is stored; None where there is none that reads."""
     try:
         return decode_head(stored.value) if stored else None
     except Unreadable:

@@ -57,7 +57,7 @@ from configsvc.etcd.ops import (
 from configsvc.writes import txns
 from configsvc.writes.applying import Applier, Moved, Ticket, WriterEtcd
 from configsvc.writes.reading import Reading
-from configsvc.writes.window import Broken, Busy, Windows
+from configsvc.writes.window import Broken, Busy, Windows, decoded
 from configsvc_client.protocol import EventId, format_time
 
 TRIES = 8
@@ -158,7 +158,7 @@ class Writer:
         Raises `Conflict`, `PreconditionFailed`, `Unprocessable`, `NotFound`: nothing was changed. `Unavailable`:
         nothing was changed, and etcd is why. `OutcomeUnknown`: the write may have taken place.
         """
-        with _told():
+        with told():
             for tries in itertools.count(1):
                 if key and (known := await self._known(scope, key)):
                     return known
@@ -278,7 +278,7 @@ class Writer:
 
         Raises `NotFound` (`release_not_found`, `release_pruned`).
         """
-        with _told():
+        with told():
             number = version.number
             label = await self.reading.labelled(scope, version.label) if version.label is not None else None
             if label is not None:
@@ -290,9 +290,18 @@ class Writer:
                 raise await self.reading.missing(scope, number)
             return found.manifest
 
+    async def newest(self, scope: Scope) -> Manifest:
+        """The head's release. Raises `NotFound` where there is none."""
+        with told():
+            head = decoded(await self._applier.head(scope))
+            found = await self.reading.manifest(scope, head.release) if head and head.release else None
+            if found is None:
+                raise NotFound(f"{scope} has no release", code="release_not_found")
+            return found.manifest
+
     async def state_at(self, scope: Scope, number: int) -> dict[str, bytes]:
         """The entries as a release left them. Raises `NotFound` (`release_not_found`, `release_pruned`)."""
-        with _told():
+        with told():
             return await self.reading.state_at(scope, number)
 
     # ---- receipts ---------------------------------------------------------------------------------------------------
@@ -346,7 +355,7 @@ class Writer:
 
     async def freeze(self, scope: Scope, freeze: Freeze | None) -> Head:
         """Refuse deploys until a time, or no longer. Makes no release; a deploy that was planned before fails."""
-        with _told():
+        with told():
             for _ in range(TRIES):
                 view = await self._settled_view(scope, None)
                 head = msgspec.structs.replace(view.head or Head(), frozen=freeze)
@@ -360,7 +369,7 @@ class Writer:
 
     async def repair(self, scope: Scope, about: About) -> Outcome:
         """Make a release of what is there: for a scope whose open release or history cannot be used any more."""
-        with _told():
+        with told():
             try:
                 await self.windows.finish(scope)
             except Busy:
@@ -404,7 +413,7 @@ def _outcome(found: Plan, view: View, revision: int, epoch: bytes | None) -> Out
     )
 
 
-class _told:  # noqa: N801  # reads as a statement
+class told:  # noqa: N801  # reads as a statement
     """etcd's errors, as a caller of the service is told them."""
 
     def __enter__(self) -> None:

@@ -1,0 +1,87 @@
+"""Releases over HTTP: lists, differences, past states, drift. Answered by etcd, not from the replica."""
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from configsvc.core.plan import value_of
+from configsvc.web import context, syntax
+from configsvc.web.manage import answer
+from configsvc.writes import history
+from configsvc.writes.reading import Reading
+from configsvc.writes.writer import differences, told
+
+DEFAULT_LIMIT = 50
+
+
+async def versions(request: web.Request) -> web.StreamResponse:
+    """`GET /v1/versions/{ns}/{env}`."""
+    query, scope = context.query(request), context.scope(request)
+    with told():
+        found = await history.page(_reading(request), scope, limit=_limit(query), after=query.get("after"))
+    return answer(found)
+
+
+async def version(request: web.Request) -> web.StreamResponse:
+    """`GET /v1/versions/{ns}/{env}/{version}`."""
+    scope = context.scope(request)
+    manifest = await context.writer(request).find(scope, context.version(request))
+    with told():
+        return answer(await history.release(_reading(request), scope, manifest))
+
+
+async def diff(request: web.Request) -> web.StreamResponse:
+    """`GET /v1/diff/{ns}/{env}`."""
+    query, scope = context.query(request), context.scope(request)
+    if "from" not in query:
+        raise syntax.query_error("from", "is missing; name the release to compare with")
+    writer = context.writer(request)
+    before = await writer.find(scope, query["from"])
+    after = await writer.find(scope, query["to"]) if "to" in query else await writer.newest(scope)
+    one, other = await writer.state_at(scope, before.number), await writer.state_at(scope, after.number)
+    return answer({"from": history.row(before), "to": history.row(after), "changes": differences(one, other)})
+
+
+async def key(request: web.Request) -> web.StreamResponse:
+    """`GET /v1/history/{ns}/{env}/{key}`."""
+    query, name = context.query(request), context.key(request)
+    with told():
+        found = await history.key_page(
+            _reading(request), context.scope(request), name, limit=_limit(query), after=query.get("after")
+        )
+    return answer({"key": name, "releases": found.releases, "next": found.next})
+
+
+async def drift(request: web.Request) -> web.StreamResponse:
+    """`GET /v1/drift/{ns}/{env}`."""
+    scope = context.scope(request)
+    with told():
+        found = await history.drift(_reading(request), scope)
+    return answer({"namespace": scope.namespace, "environment": scope.environment} | msgspec.structs.asdict(found))
+
+
+async def state(request: web.Request, wanted: syntax.Version) -> web.StreamResponse:
+    """`GET /v1/config/{ns}/{env}?release=`: the stored values as a release left them, without schema defaults."""
+    scope, writer = context.scope(request), context.writer(request)
+    manifest = await writer.find(scope, wanted)
+    entries = await writer.state_at(scope, manifest.number)
+    values = {name: msgspec.Raw(value_of(raw) or b"null") for name, raw in sorted(entries.items()) if value_of(raw)}
+    return answer(
+        {
+            "namespace": scope.namespace,
+            "environment": scope.environment,
+            "epoch": request.app[context.HUB].epoch(scope),
+            "release": manifest.number,
+            "version": manifest.version,
+            "values": values,
+        }
+    )
+
+
+def _reading(request: web.Request) -> Reading:
+    return context.writer(request).reading
+
+
+def _limit(query: Any) -> int:
+    return int(query.get("limit", DEFAULT_LIMIT))

@@ -1,0 +1,122 @@
+"""Questions about releases: which there were, what one did, who set a key, and what differs from the head's.
+
+Reads only, from etcd itself and not from the replica: history is not downloaded. All methods raise `EtcdError` kinds,
+and `NotFound` for a release that never was or is not kept any more.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from configsvc.core.model import Freeze, Scope
+from configsvc.core.plan import change_of, value_of
+from configsvc.core.release import Manifest, Written, entries_of
+from configsvc.writes.reading import MAX_NUMBER, Reading
+
+SCANNED = 1000
+"""Releases that one page of a key's history looks through at most."""
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Releases, newest first; `next` is where the next page begins, None at the end."""
+
+    releases: list[dict[str, Any]]
+    next: int | None = None
+
+
+async def page(reading: Reading, scope: Scope, *, limit: int, after: int | None) -> Page:
+    """Releases older than `after`, newest first."""
+    found: list[dict[str, Any]] = []
+    async for one in reading.manifests(scope, MAX_NUMBER if after is None else after):
+        if len(found) == limit:
+            return Page(releases=found, next=found[-1]["release"])
+        found.append(row(one.manifest))
+    return Page(releases=found)
+
+
+def row(manifest: Manifest) -> dict[str, Any]:
+    """A release as listings tell it."""
+    return {
+        "release": manifest.number,
+        "version": manifest.version,
+        "kind": manifest.kind,
+        "at": manifest.at,
+        "by": manifest.by,
+        "reason": manifest.reason,
+        "changed": manifest.count,
+    }
+
+
+async def release(reading: Reading, scope: Scope, manifest: Manifest) -> dict[str, Any]:
+    """One release with all that it changed. `changes` is None where that is not kept."""
+    content = await reading.content(scope, manifest.content)
+    return {
+        **row(manifest),
+        "base_release": manifest.base or None,
+        "source": manifest.source,
+        "warnings": manifest.warnings,
+        "changes": None if content is None else _changes(content),
+    }
+
+
+def _changes(content: Sequence[Written]) -> list[dict[str, Any]]:
+    return [change_of(*record) for record in entries_of(content) if record.old != record.new]
+
+
+async def key_page(reading: Reading, scope: Scope, key: str, *, limit: int, after: int | None) -> Page:
+    """The releases that changed a key, newest first, each with the value before and after it."""
+    found: list[dict[str, Any]] = []
+    looked = 0
+    async for one in reading.manifests(scope, MAX_NUMBER if after is None else after):
+        if len(found) == limit or looked == SCANNED:
+            return Page(releases=found, next=one.manifest.number + 1)
+        looked += 1
+        manifest = one.manifest
+        if key not in manifest.keys and manifest.count <= len(manifest.keys):
+            continue
+        content = await reading.content(scope, manifest.content)
+        record = next((record for record in entries_of(content or ()) if record.key == key), None)
+        if record is not None and record.old != record.new:
+            change = change_of(*record)
+            del change["key"]
+            found.append({**row(manifest), **change})
+    return Page(releases=found)
+
+
+class Drift(msgspec.Struct, frozen=True, kw_only=True):
+    """What differs from the head's release. `hand` are keys changed past every release (None: its history is gone),
+    `overrides` those that a release set and a deploy would undo."""
+
+    release: int | None
+    version: str | None
+    revision: int
+    hand: list[dict[str, Any]] | None
+    overrides: list[dict[str, Any]]
+    frozen: Freeze | None
+
+
+async def drift(reading: Reading, scope: Scope) -> Drift:
+    """What differs from the head's release now."""
+    view = await reading.view(scope, records=False)
+    hand = None
+    if view.expected is not None:
+        hand = [change_of(key, view.expected.get(key), view.raw(key)) for key in sorted(view.drift())]
+    overrides = []
+    for key, number in sorted(view.head.overrides.items() if view.head else ()):
+        record = view.overrides.get(key)
+        one: dict[str, Any] = {"key": key, "release": number}
+        if record:
+            one |= {"by": record.by, "reason": record.reason, "expires_at": record.expires_at}
+        for name, raw in (("value", view.raw(key)), ("returns", record.returns if record else None)):
+            if (value := value_of(raw)) is not None:
+                one[name] = msgspec.Raw(value)
+        overrides.append(one)
+    return Drift(
+        release=view.release or None,
+        version=view.head.shown_version if view.head else None,
+        revision=view.revision,
+        hand=hand,
+        overrides=overrides,
+        frozen=view.head.frozen if view.head else None,
+    )

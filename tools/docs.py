@@ -1,4 +1,5 @@
-"""Write the tables of the reference pages from the tables in the code (`make docs`).
+"""Write the tables of the reference pages from the tables in the code, and that of the performance page from what
+`make bench ARGS=--record` has measured (`make docs`).
 
 A page is written by hand, but for what stands between `<!-- table: NAME -->` and `<!-- end -->`. `stale()` says which
 pages differ from the code; `tests/meta/test_docs.py` asks it.
@@ -9,12 +10,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench import results
+from bench import table as bench_table
 from configsvc import errors, metrics, settings
 from configsvc.settings_values import Address
 from configsvc_client import metrics as client_metrics
 
 ROOT = Path(__file__).parent.parent
-REFERENCE = ROOT / "docs" / "reference"
+DOCS = ROOT / "docs"
+MEASURED = DOCS / "performance.json"
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -76,11 +80,17 @@ def metrics_table(rows: Mapping[str, Any] = metrics.TABLE) -> str:
     )
 
 
+def performance_table() -> str:
+    """What a run of the bench has measured, where and when."""
+    return bench_table.markdown(results.decode(MEASURED.read_bytes()))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "settings": settings_table,
     "errors": errors_table,
     "metrics": metrics_table,
     "client_metrics": lambda: metrics_table(client_metrics.TABLE),
+    "performance": performance_table,
 }
 
 
@@ -91,9 +101,8 @@ def render(text: str) -> str:
 
 def stale() -> list[Path]:
     """The pages that are not as the code says."""
-    return [
-        page for page in sorted(REFERENCE.glob("*.md")) if render(page.read_text("utf-8")) != page.read_text("utf-8")
-    ]
+    pages = [*sorted((DOCS / "reference").glob("*.md")), DOCS / "performance.md"]
+    return [page for page in pages if render(page.read_text("utf-8")) != page.read_text("utf-8")]
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ within an epoch; and no reader sleeps while there is something to send.
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
 from typing import Any
 
 from hypothesis import settings
@@ -51,13 +52,15 @@ class Client:
         self.reader: Reader | None = None
         self.task: asyncio.Task[None] | None = None
         self.pace = 0
+        self.shares = False
+        """Whether it pulls when poked and shares what it pulls, as streams do, or is a task of its own."""
         self.told = ""
         """The state in the last status of this connection."""
         self.ended = False
         self._past = past
 
-    def connect(self, loop: asyncio.AbstractEventLoop, hub: Hub, pace: int) -> None:
-        self.pace, self.ended, self.told = pace, False, ""
+    def connect(self, loop: asyncio.AbstractEventLoop, hub: Hub, pace: int, shares: bool) -> None:
+        self.pace, self.shares, self.ended, self.told = pace, shares, False, ""
         self.task = loop.create_task(self._read(hub))
 
     async def leave(self) -> None:
@@ -68,12 +71,22 @@ class Client:
 
     async def _read(self, hub: Hub) -> None:
         with hub.subscribe(self.scope, self.last) as self.reader:
-            async for frames in self.reader:
+            async for frames in self._shared(hub, self.reader) if self.shares else self.reader:
                 for frame in frames:
                     self.take(frame)
                 for _ in range(self.pace):
                     await asyncio.sleep(0)
         self.ended = True
+
+    async def _shared(self, hub: Hub, reader: Reader) -> AsyncIterator[list[Frame]]:
+        poked = asyncio.Event()
+        reader.poke = poked.set
+        while not reader.ended:
+            poked.clear()
+            if frames := reader.pull(hub.shared()):
+                yield frames
+            else:
+                await poked.wait()
 
     def take(self, frame: Frame) -> None:
         if frame.event == SNAPSHOT:
@@ -113,8 +126,8 @@ class HubMachine(RuleBasedStateMachine):
         self.serial = 0
         self.clients: list[Client] = []
         self.relist(0)
-        for _ in range(2):
-            self.come(0, SCOPES[0], 0)
+        for shares in (False, True, True):
+            self.come(0, SCOPES[0], 0, shares)
 
     def teardown(self) -> None:
         for client in self.clients:
@@ -242,18 +255,18 @@ class HubMachine(RuleBasedStateMachine):
 
     # ---- the clients --------------------------------------------------------------------------------------------
 
-    @rule(which=hubs, scope=scopes, pace=st.integers(0, 3))
-    def come(self, which: int, scope: Scope, pace: int) -> None:
+    @rule(which=hubs, scope=scopes, pace=st.integers(0, 3), shares=st.booleans())
+    def come(self, which: int, scope: Scope, pace: int, shares: bool) -> None:
         if len(self.clients) < 6:
             self.clients.append(Client(scope, self.past))
-            self.clients[-1].connect(self.loop, self.hubs[which], pace)
+            self.clients[-1].connect(self.loop, self.hubs[which], pace, shares)
 
     @precondition(lambda self: self.clients)
-    @rule(which=hubs, client=st.integers(0, 5), pace=st.integers(0, 3))
-    def move(self, which: int, client: int, pace: int) -> None:
+    @rule(which=hubs, client=st.integers(0, 5), pace=st.integers(0, 3), shares=st.booleans())
+    def move(self, which: int, client: int, pace: int, shares: bool) -> None:
         chosen = self.clients[client % len(self.clients)]
         self.loop.run_until_complete(chosen.leave())
-        chosen.connect(self.loop, self.hubs[which], pace)
+        chosen.connect(self.loop, self.hubs[which], pace, shares)
 
     @precondition(lambda self: self.clients)
     @rule(client=st.integers(0, 5))

@@ -1,33 +1,11 @@
-"""A stream's way out: slices, and who counts as slow."""
+"""A WebSocket's way out, and who counts as slow."""
 
 import asyncio
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from configsvc.core.feed import Feed, Frame
-from configsvc.web.fanout import SLICE_BYTES, slices
+from configsvc.web.fanout import SLICE_BYTES
 from configsvc.web.stream import Outlet, SlowReader
-from configsvc_client.protocol import EventId
-from configsvc_client.snapshot import Snapshot
-
-SIZES = st.lists(st.integers(0, 3 * SLICE_BYTES) | st.integers(SLICE_BYTES - 400, SLICE_BYTES + 100), max_size=6)
-
-
-@given(SIZES)
-def test_slices_are_the_frames_in_bounded_pieces(sizes: list[int]) -> None:
-    frames = [Frame("change", bytes(64 + i for _ in range(n)), id=EventId("e", n)) for i, n in enumerate(sizes)]
-    pieces = [bytes(piece) for piece in slices(frames)]
-    assert b"".join(pieces) == b"".join(frame.sse for frame in frames)
-    assert all(0 < len(piece) <= SLICE_BYTES + 512 for piece in pieces)
-
-
-def test_a_large_frame_is_not_copied() -> None:
-    frame = Frame("snapshot", b"x" * (4 * SLICE_BYTES), id=None)
-    views = [piece for piece in slices([frame]) if isinstance(piece, memoryview)]
-    assert len(views) == 4
-    assert all(view.obj is frame.data for view in views)
 
 
 class Pipe(asyncio.Transport):
@@ -92,10 +70,3 @@ async def test_a_failed_write_is_the_senders() -> None:
     for size in (1, SLICE_BYTES):
         with pytest.raises(ConnectionResetError):
             await Outlet(Pipe(rate=1), slow_reader_s=1).send(fail(), size)
-
-
-def test_readers_that_come_together_share_one_frame() -> None:
-    feed = Feed(Snapshot(namespace="a", environment="b", epoch="0" * 12, revision=5))
-    assert feed.snapshot_frame(7) is feed.snapshot_frame(7)
-    assert feed.snapshot_frame(8).id == EventId("0" * 12, 8)
-    assert feed.snapshot_frame(8).data is feed.snapshot_frame(9).data

@@ -81,6 +81,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_growth: float
     max_scope_bytes: int
     max_releases_per_min: int
+    history_count: int
+    history_age_s: float
     frame_log_count: int
     frame_log_bytes: int
     log_format: Literal["auto", "json", "console"]
@@ -195,6 +197,11 @@ TABLE = (
             integer(0, 1000, "releases"), 60,
             "How many releases of one scope a minute may see without `force`. Emergencies, expiries and rollbacks are "
             "never held up. 0: any."),
+    Setting("history_count", "CONFIGSVC_HISTORY_COUNT", "history.count", integer(0, 1_000_000, "releases"), 1000,
+            "How many releases of a scope are kept, and a few more: up to a checkpoint, and never fewer than a pending "
+            "override needs. 0: all."),
+    Setting("history_age_s", "CONFIGSVC_HISTORY_AGE_S", "history.age_s", seconds(0, 36_500 * DAY_S), 365.0 * DAY_S,
+            "For how long they are kept; the newest always is. 0: for ever."),
     Setting("log_format", "CONFIGSVC_LOG_FORMAT", "log.format", choice("auto", "json", "console"), "auto",
             "`auto`: readable lines on a terminal, JSON otherwise."),
     Setting("log_level", "CONFIGSVC_LOG_LEVEL", "log.level", choice("debug", "info", "warning", "error"), "info",

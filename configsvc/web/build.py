@@ -10,6 +10,7 @@ from aiohttp import web
 from configsvc.core.guards import Guards
 from configsvc.core.model import namespace_prefix
 from configsvc.core.replica import Replica
+from configsvc.core.retention import Retention
 from configsvc.epochs import Epochs
 from configsvc.etcd.gateway import Gateway, GatewayConfig
 from configsvc.etcd.ops import Refused
@@ -21,6 +22,7 @@ from configsvc.settings import Settings, SettingsError
 from configsvc.store import Saver, Store
 from configsvc.web.app import Lifetime, create_app, running
 from configsvc.web.context import follows
+from configsvc.writes.janitor import Janitor
 from configsvc.writes.writer import Writer
 
 
@@ -58,6 +60,21 @@ def build(settings: Settings, *, keeps: bool = True) -> web.Application:
         async with running(app, follower.run(), "follower"):
             yield
 
+    writer = Writer(gateway, by=_name(), guards=guards(settings))
+
+    async def tidying(app: web.Application) -> AsyncIterator[None]:
+        janitor = Janitor(
+            gateway,
+            writer,
+            namespace=settings.service_name,
+            open_scopes=lambda: [scope for scope, state in replica.scopes.items() if state.hold is not None],
+            retention=Retention(count=settings.history_count, age_s=settings.history_age_s),
+        )
+        async with running(app, janitor.run(), "janitor"):
+            yield
+
+    # One process of a service is enough, as for the files; all services together have one janitor at work.
+    tidy = [tidying] if settings.writes and keeps else []
     return create_app(
         settings,
         hub,
@@ -65,8 +82,8 @@ def build(settings: Settings, *, keeps: bool = True) -> web.Application:
         follower=follower,
         etcd=gateway,
         store=store,
-        writer=Writer(gateway, by=_name(), guards=guards(settings)),
-        lifetimes=[etcd_open, *_keeping(settings, store, hub, follower, keeps=keeps), following],
+        writer=writer,
+        lifetimes=[etcd_open, *_keeping(settings, store, hub, follower, keeps=keeps), following, *tidy],
     )
 
 

@@ -81,6 +81,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_growth: float
     max_scope_bytes: int
     max_releases_per_min: int
+    promote_min_age_s: float
     history_count: int
     history_age_s: float
     frame_log_count: int
@@ -197,6 +198,10 @@ TABLE = (
             integer(0, 1000, "releases"), 60,
             "How many releases of one scope a minute may see without `force`. Emergencies, expiries and rollbacks are "
             "never held up. 0: any."),
+    Setting("promote_min_age_s", "CONFIGSVC_PROMOTE_MIN_AGE_S", "guards.promote_min_age_s", seconds(0, 366 * DAY_S),
+            0.0,
+            "How long a release has to have been live in one environment before it is promoted to another without "
+            "`force`. 0: no time."),
     Setting("history_count", "CONFIGSVC_HISTORY_COUNT", "history.count", integer(0, 1_000_000, "releases"), 1000,
             "How many releases of a scope are kept, and a few more: up to a checkpoint, and never fewer than a pending "
             "override needs. 0: all."),

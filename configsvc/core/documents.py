@@ -72,6 +72,14 @@ def parse_yaml(text: bytes) -> Object:
     return _an_object(_yaml(text))
 
 
+def parse_list(text: bytes) -> list[Any]:
+    """A JSON list; raises `InvalidRequest` (`invalid_body`)."""
+    value = _json(text)
+    if not isinstance(value, list):
+        raise malformed(Problem("", "the document is no list; it is one, [] where nothing is in it"))
+    return value
+
+
 def parse_value(text: bytes) -> bytes:
     """One JSON value as canonical JSON; raises `InvalidRequest` (`invalid_body`, `invalid_values`)."""
     value = _json(text)

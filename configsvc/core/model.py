@@ -287,6 +287,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     deployed: int = 0
     """The last release that said what the whole scope should be; 0 before the first: until then nothing overrides."""
     frozen: Freeze | None = None
+    own: list[str] = []
+    """Patterns (`*`, `?`) of the keys that differ by environment on purpose: a promotion leaves them as they are."""
 
     @property
     def shown_release(self) -> int | None:
@@ -359,7 +361,7 @@ def encode_head(head: Head, before: bytes | None) -> bytes:
             found = msgspec.json.decode(before)
             kept = {k: v for k, v in found.items() if k not in _HEAD_FIELDS} if isinstance(found, dict) else {}
     # What is empty is left out, as in every record: an older reader has less to pass over.
-    own = {name: value for name, value in fields.items() if value not in (None, {}) or name == "version"}
+    own = {name: value for name, value in fields.items() if value not in (None, {}, []) or name == "version"}
     return _encoder.encode({**own, **kept})
 
 

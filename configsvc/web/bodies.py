@@ -9,12 +9,14 @@ from aiohttp import web
 
 from configsvc.core import documents
 from configsvc.core.documents import Named, Object, Problem
+from configsvc.core.model import MAX_KEY_BYTES
 from configsvc.errors import InvalidRequest, TooLarge, UnsupportedMediaType
 from configsvc.web.route import Body
 
 BODY_DIGEST = web.RequestKey("body_digest", bytes)
 """The hash of the body as it was sent."""
 JSON = "application/json"
+MAX_PATTERNS = 1000
 YAML = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
 
 
@@ -54,6 +56,21 @@ def patch(text: bytes, media: str) -> Patch:
     if problems:
         raise documents.malformed(*problems)
     return Patch(set=documents.plain(changed), delete=tuple(deleted))
+
+
+def patterns(text: bytes, media: str) -> list[str]:
+    """A list of patterns of keys."""
+    found = documents.parse_list(text)
+    problems = [
+        Problem(str(one), "is no pattern of keys: a text of 1 to 1,024 characters, such as database.host or *.url")
+        for one in found
+        if not isinstance(one, str) or not 0 < len(one) <= MAX_KEY_BYTES
+    ]
+    if len(found) > MAX_PATTERNS:
+        problems.append(Problem("", f"{len(found)} patterns are given, at most {MAX_PATTERNS} are taken"))
+    if problems:
+        raise documents.malformed(*problems)
+    return list(dict.fromkeys(found))
 
 
 async def read(request: web.Request, body: Body, max_bytes: int) -> Any:
@@ -109,4 +126,10 @@ PATCH = Body(
         "additionalProperties": False,
     },
     description="the keys to set and to delete are expected",
+)
+PATTERNS = Body(
+    media=(JSON,),
+    read=patterns,
+    schema={"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": MAX_PATTERNS},
+    description="a list of patterns is expected, [] for none",
 )

@@ -11,7 +11,7 @@ from aiohttp import web
 from configsvc.auth import Authenticator
 from configsvc.core.model import Scope
 from configsvc.core.policy import Identity, decide
-from configsvc.errors import NotFound, Unavailable
+from configsvc.errors import Forbidden, NotFound, Unavailable
 from configsvc.hub import Hub
 from configsvc.metrics import Metrics
 from configsvc.settings import Settings
@@ -97,6 +97,21 @@ def follows(settings: Settings, asked: Scope) -> bool:
     if settings.service_name not in (None, asked.namespace):
         return False
     return settings.environment in (None, asked.environment)
+
+
+def check_followed(settings: Settings, asked: Scope) -> None:
+    """Raise `Forbidden` (`outside_sidecar`) where this service does not follow a scope."""
+    if not follows(settings, asked):
+        following = f"{settings.service_name}/{settings.environment or '*'}"
+        raise Forbidden(f"this sidecar follows {following}, not {asked}", code="outside_sidecar", follows=following)
+
+
+def check(request: web.Request, action: str, asked: Scope) -> None:
+    """Raise `Forbidden` where the sender may not do `action` to `asked`, or this service does not follow it."""
+    check_followed(request.app[SETTINGS], asked)
+    decision = decide(request.get(IDENTITY), action, asked)
+    if not decision.allowed:
+        raise Forbidden(decision.reason)
 
 
 def readable_scopes(request: web.Request) -> Iterator[Scope]:

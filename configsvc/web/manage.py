@@ -21,7 +21,9 @@ from configsvc.core.schema import object_keys
 from configsvc.errors import ConfigSvcError
 from configsvc.web import bodies, context, syntax
 from configsvc.web.problems import TYPE
-from configsvc.writes.writer import Key, Outcome, Prepare, Writer
+from configsvc.writes import promotion
+from configsvc.writes.promotion import offered
+from configsvc.writes.writer import Key, Outcome, Prepare, Writer, told
 from configsvc_client.protocol import format_time
 
 SEEN_S = 2.0
@@ -96,6 +98,47 @@ async def rollback(request: web.Request) -> web.StreamResponse:
         )
 
     return await write(request, prepare, label=target.version)
+
+
+async def promote(request: web.Request) -> web.StreamResponse:
+    """`POST /v1/promote/{ns}/{env}`."""
+    query, writer, scope = context.query(request), context.writer(request), context.scope(request)
+    if "from" not in query:
+        raise syntax.query_error("from", "is missing; name the environment to promote from")
+    source = Scope(scope.namespace, query["from"])
+    if source == scope:
+        raise syntax.query_error("from", f"is {scope.environment} itself; name another environment")
+    context.check(request, "read", source)
+    min_age_s = request.app[context.SETTINGS].promote_min_age_s
+
+    async def prepare(view: View) -> Command:
+        with told():
+            found = await offered(writer.reading, source, min_age_s=min_age_s, now=datetime.fromisoformat(writer.now()))
+        return promotion.promote(
+            found,
+            view,
+            version=query.get("version"),
+            overrides=query.get("overrides", "refuse"),
+            approved_by=query.get("approved_by"),
+        )
+
+    return await write(request, prepare, label=query.get("version"))
+
+
+async def own_keys(request: web.Request) -> web.StreamResponse:
+    """`GET /v1/own-keys/{ns}/{env}`."""
+    scope = context.scope(request)
+    return answer(_own(scope, (await context.writer(request).head(scope)).own))
+
+
+async def set_own_keys(request: web.Request) -> web.StreamResponse:
+    """`PUT /v1/own-keys/{ns}/{env}`."""
+    scope = context.scope(request)
+    return answer(_own(scope, (await context.writer(request).own_keys(scope, context.body(request))).own))
+
+
+def _own(scope: Scope, patterns: list[str]) -> dict[str, Any]:
+    return {"namespace": scope.namespace, "environment": scope.environment, "patterns": patterns}
 
 
 async def freeze(request: web.Request) -> web.StreamResponse:

@@ -198,6 +198,14 @@ class Drift(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     frozen: Freeze | None
 
 
+class OwnKeys(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Patterns of the keys that differ by environment on purpose."""
+
+    namespace: str
+    environment: str
+    patterns: list[str]
+
+
 class Frozen(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Whether a scope takes deploys."""
 

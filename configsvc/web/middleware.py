@@ -171,9 +171,8 @@ async def authorize(request: web.Request, handler: Handler) -> web.StreamRespons
     else:
         target = target._replace(body=await bodies.read(request, row.body, settings.max_body_bytes))
     request[context.TARGET] = target
-    if target.scope is not None and not context.follows(request.app[context.SETTINGS], target.scope):
-        follows = f"{settings.service_name}/{settings.environment or '*'}"
-        raise Forbidden(f"this sidecar follows {follows}, not {target.scope}", code="outside_sidecar", follows=follows)
+    if target.scope is not None:
+        context.check_followed(settings, target.scope)
     if row.writes and not settings.writes:
         raise Forbidden(
             "this service answers no writes; ask a central service, or set CONFIGSVC_WRITES=true", code="read_only"

@@ -56,6 +56,7 @@ LIMIT = _query("limit", "How many, cut to 500.", syntax.count(500), type="intege
 AFTER = _query("after", "The `next` of the page before.", syntax.number, type="integer", minimum=0)
 FROM = _query("from", "The release to compare with.", syntax.version, type="string")
 TO = _query("to", "The release that is compared; the head's without it.", syntax.version, type="string")
+FROM_ENVIRONMENT = _query("from", "The environment to promote from.", syntax.environment, type="string")
 YES = ("false", "true")
 DRY_RUN = _choice("dry_run", "Only say what would happen.", *YES)
 DIGEST = _query("digest", "Apply this plan and no other: the digest that a dry run answered.", syntax.text(100))
@@ -94,6 +95,7 @@ def _emergency(query: Mapping[str, Any]) -> str:
 
 
 WRITTEN = (_ok("What was written, or with `dry_run=true` would be.", messages.Written, messages.Planned),)
+OWN_KEYS = (_ok("Patterns of keys.", messages.OwnKeys),)
 FROZEN = (_ok("Until when deploys are refused.", messages.Frozen),)
 
 
@@ -218,6 +220,38 @@ ROUTES: tuple[Route, ...] = (
         headers=WRITE_HEADERS,
         answers=WRITTEN,
         problems=WRITE_PROBLEMS,
+        writes=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/promote/{ns}/{env}",
+        handler=manage.promote,
+        action="deploy",
+        summary="Make a scope what was deployed to another environment",
+        query=(FROM_ENVIRONMENT, VERSION, OVERRIDES, APPROVED_BY, *ABOUT),
+        headers=WRITE_HEADERS,
+        answers=WRITTEN,
+        problems=WRITE_PROBLEMS,
+        writes=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/own-keys/{ns}/{env}",
+        handler=manage.own_keys,
+        action="read",
+        summary="The keys that a promotion leaves as they are",
+        answers=OWN_KEYS,
+        problems=PAST_PROBLEMS,
+    ),
+    Route(
+        method="PUT",
+        path="/v1/own-keys/{ns}/{env}",
+        handler=manage.set_own_keys,
+        action="deploy",
+        summary="Name the keys that differ by environment on purpose",
+        body=bodies.PATTERNS,
+        answers=OWN_KEYS,
+        problems=(401, 403, 409, 503, 504),
         writes=True,
     ),
     Route(

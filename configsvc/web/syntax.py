@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-from configsvc.core.model import Scope, parse_key, parse_scope
+from configsvc.core.model import Scope, is_name, parse_key, parse_scope
 from configsvc.errors import InvalidRequest
 from configsvc_client.protocol import EventId, parse_event_id
 
@@ -185,6 +185,13 @@ def label(value: str) -> str:
     """A version label."""
     if not _LABEL.fullmatch(value):
         raise ValueError(f"is {shown(value)}; a label is 1 to 128 letters, digits, '.', '_', '+' and '-'")
+    return value
+
+
+def environment(value: str) -> str:
+    """An environment's name."""
+    if not is_name(value):
+        raise ValueError(f"is {shown(value)}; an environment is 1 to 128 letters, digits, '.', '_' and '-'")
     return value
 
 

@@ -355,10 +355,22 @@ class Writer:
 
     async def freeze(self, scope: Scope, freeze: Freeze | None) -> Head:
         """Refuse deploys until a time, or no longer. Makes no release; a deploy that was planned before fails."""
+        return await self._set_head(scope, lambda head: msgspec.structs.replace(head, frozen=freeze))
+
+    async def own_keys(self, scope: Scope, patterns: list[str]) -> Head:
+        """Name the keys that a promotion leaves as they are. Makes no release."""
+        return await self._set_head(scope, lambda head: msgspec.structs.replace(head, own=patterns))
+
+    async def head(self, scope: Scope) -> Head:
+        """The scope's head, an empty one where there is none."""
+        with told():
+            return decoded(await self._applier.head(scope)) or Head()
+
+    async def _set_head(self, scope: Scope, change: Callable[[Head], Head]) -> Head:
         with told():
             for _ in range(TRIES):
                 view = await self._settled_view(scope, None)
-                head = msgspec.structs.replace(view.head or Head(), frozen=freeze)
+                head = change(view.head or Head())
                 put = Put(key=head_path(scope), value=encode_head(head, view.head_raw))
                 if await self._applier.persist(Txn(compare=(txns.at(put.key, view.head_mod),), success=(put,))):
                     return head

@@ -1,11 +1,12 @@
 """The command `configsvc`, also as `python -m configsvc`.
 
-The base install has this entry point, but not the packages that the commands need: then it says what to install. Knows
-no command; those are in `cli/`.
+`configsvc serve` as production starts it is not parsed: see `cli/process.py`. The base install has this entry point,
+but not the packages that the commands need: then it says what to install. Knows no other command; those are in `cli/`.
 """
 
 import os
 import sys
+from pathlib import Path
 
 from configsvc import __version__
 
@@ -18,9 +19,7 @@ SERVER_EXTRA = ("prometheus_client", "rich", "ruamel", "structlog", "typer")
 def main() -> None:
     """Run the command line; exits 78 with one line where the extra `server` is not installed."""
     try:
-        from configsvc.cli import app
-
-        app(prog_name="configsvc")
+        _run(sys.argv[1:])
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in SERVER_EXTRA:
@@ -37,6 +36,20 @@ def main() -> None:
             file=sys.stderr,
         )
         raise SystemExit(EXIT_CONFIG) from None
+
+
+def _run(arguments: list[str]) -> None:
+    if COMPLETION not in os.environ and (arguments == ["serve"] or arguments[:-1] == ["serve", "--config"]):
+        from configsvc.cli.process import serve
+
+        try:
+            serve(Path(arguments[2]) if arguments[1:] else None)
+        except KeyboardInterrupt:
+            # Before the service itself listens to signals.
+            raise SystemExit(130) from None
+    from configsvc.cli import app
+
+    app(prog_name="configsvc")
 
 
 if __name__ == "__main__":

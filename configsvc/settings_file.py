@@ -4,28 +4,15 @@ Pure. YAML 1.2 by ruamel.yaml, read as nodes: a value stays the text that was wr
 have one grammar, and every problem can name its line and column. Knows the file's shape, not what a setting means.
 """
 
-import difflib
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from configsvc.settings_values import Line, near
+
 _NULL = "tag:yaml.org,2002:null"
-
-
-class Line(NamedTuple):
-    """One setting of the file: its text, and where it stands, counted from 1."""
-
-    text: str
-    line: int
-
-
-def near(word: str, words: Collection[str]) -> str:
-    """`; did you mean …?` where one of `words` is near, else nothing."""
-    found = difflib.get_close_matches(word, sorted(words), n=1, cutoff=0.6)
-    return f"; did you mean {found[0]}?" if found else ""
 
 
 def read(text: str, keys: Collection[str]) -> tuple[dict[str, Line], list[str]]:

@@ -1,51 +1,16 @@
 """The command line: one file per group of commands, each a few lines that read options and call the service.
 
 Nothing is decided here. Imports at the top of a command's file are those that its `--help` needs; what a command works
-with it imports when it runs, so that the command line answers at once.
+with it imports when it runs, so that the command line answers at once. `app` is all of them (`commands.py`), made when
+it is asked for: the service itself runs without.
 """
 
-from typing import Annotated
-
-import typer
-
-from configsvc import __version__
-from configsvc.cli.check import check
-from configsvc.cli.dev import dev
-from configsvc.cli.get import get
-from configsvc.cli.serve import serve
-from configsvc.cli.settings import settings
-from configsvc.cli.watch import watch
-
-app = typer.Typer(
-    help="Configuration service on etcd: live configuration for applications.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-app.command()(serve)
-app.command()(dev)
-app.command()(check)
-app.command()(settings)
-app.command()(get)
-app.command()(watch)
+from typing import Any
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"configsvc {__version__}")
-        raise typer.Exit
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from configsvc.cli.commands import app
 
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
-    ] = False,
-) -> None:
-    """Configuration service on etcd: live configuration for applications."""
-
-
-@app.command()
-def version() -> None:
-    """Print the version."""
-    _print_version(True)
+    return app

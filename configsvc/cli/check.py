@@ -7,7 +7,8 @@ import typer
 
 from configsvc.cli import exits
 from configsvc.cli.options import Timeout
-from configsvc.cli.serve import ConfigFile, load_settings
+from configsvc.cli.process import load_settings
+from configsvc.cli.serve import ConfigFile
 
 if TYPE_CHECKING:
     from configsvc.checks_etcd import Finding

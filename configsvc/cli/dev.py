@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from configsvc.cli.serve import load_settings
+from configsvc.cli.process import load_settings
 
 DATA = Path(".configsvc") / "dev"
 

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from configsvc import __version__
 from configsvc.cli import exits, sample
-from configsvc.cli.serve import run
+from configsvc.cli.process import run
 from configsvc.core.model import Scope
 from configsvc.etcd.gateway import Gateway, GatewayConfig
 from configsvc.etcd.local import LocalEtcd, LocalEtcdError, LocalOptions, find_binary

@@ -1,8 +1,10 @@
-"""Exit codes of the commands (from 64 on those of BSD's sysexits.h), and how a command says why it ends."""
+"""Exit codes of the commands (from 64 on those of BSD's sysexits.h), and how a command says why it ends.
 
+Without typer: the service ends by these too, and runs without it (`process.py`).
+"""
+
+import sys
 from typing import NoReturn
-
-import typer
 
 FAILED = 1
 """What was asked for is not there, or a check failed."""
@@ -18,11 +20,11 @@ CONFIG = 78
 
 def warn(line: str) -> None:
     """A line on stderr; the command goes on."""
-    typer.echo(f"configsvc: {line}", err=True)
+    print(f"configsvc: {line}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def fail(code: int, *lines: str) -> NoReturn:
     """End the command with `code`, after a line on stderr for each problem."""
     for line in lines:
         warn(line)
-    raise typer.Exit(code)
+    raise SystemExit(code)

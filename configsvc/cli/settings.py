@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from configsvc.cli import exits
-from configsvc.cli.serve import ConfigFile, load_settings
+from configsvc.cli.process import load_settings
+from configsvc.cli.serve import ConfigFile
 
 if TYPE_CHECKING:
     from configsvc.settings import Setting, Settings
@@ -44,7 +45,7 @@ def settings(
 
 def _chosen(name: str | None) -> "list[Setting]":
     from configsvc.settings import TABLE
-    from configsvc.settings_file import near
+    from configsvc.settings_values import near
 
     if name is None:
         return list(TABLE)

@@ -80,10 +80,13 @@ def test_a_wrong_command_line_is_exit_2(arguments, tmp_path):
     ],
 )
 def test_without_the_servers_packages_one_line_says_what_to_install(missing, arguments, tmp_path):
+    (tmp_path / "config-service.yaml").write_text("heartbeat_s: 5\n")
+    if arguments == ["dev"]:
+        arguments = ["dev", "--config", "config-service.yaml"]
     done = without(*missing, arguments=arguments, cwd=tmp_path, SERVICE_NAME="demo")
     assert done.returncode == 78
     assert len(done.stderr.splitlines()) == 1
-    extra = "server,local" if arguments == ["dev"] else "server"
+    extra = "server,local" if arguments[0] == "dev" else "server"
     assert f"pip install 'configsvc[{extra}]'" in done.stderr
     assert missing[0] in done.stderr
 

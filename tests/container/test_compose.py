@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import time
 import uuid
@@ -14,6 +15,7 @@ import pytest
 
 from tests.container.conftest import Build
 from tests.container.engine import LABEL, ROOT, Engine, Failed, locked
+from tests.docs.pages import HOWTO, fenced
 
 COMPOSE = ROOT / "compose"
 # As the specification has it, but for what no file can hold: the application's source is this project's example.
@@ -62,7 +64,7 @@ class Project:
     """One compose project of an engine."""
 
     def __init__(self, engine: Engine, *files: Path, **environ: str) -> None:
-        name = f"configsvc-test-{uuid.uuid4().hex[:12]}"
+        self.name = name = f"configsvc-test-{uuid.uuid4().hex[:12]}"
         self._engine = engine
         self._options = [
             "compose",
@@ -184,7 +186,6 @@ def test_production_runs_locked_down_on_an_etcd_of_others(
     engine: Engine, images: dict[str, str], etcd_image: str, tmp_path: Path
 ) -> None:
     (tmp_path / "secrets").mkdir()
-    (tmp_path / "secrets" / "token").write_text("not used yet\n")
     urls = ["--listen-client-urls=http://0.0.0.0:2379", "--advertise-client-urls=http://etcd:2379"]
     others = tmp_path / "others.json"
     others.write_text(
@@ -201,6 +202,41 @@ def test_production_runs_locked_down_on_an_etcd_of_others(
         assert production.stop()["config-service"] == 0
 
 
+def test_the_image_by_itself_as_the_page_has_it(
+    engine: Engine, images: dict[str, str], etcd_image: str, tmp_path: Path
+) -> None:
+    """But for the names of image and project and the port, which are the test's own."""
+    (block,) = [text for text in fenced(HOWTO / "docker.md", "sh") if "docker run" in text]
+    command = shlex.split(block[block.index("docker run") :])
+    override = images_of(tmp_path, config_service=images["service"], etcd=etcd_image)
+    with project(engine, COMPOSE / "local.yml", override) as local:
+        local("up", "--detach", "--wait", "--no-build", "etcd")
+        own = {"configsvc-local_default": f"{local.name}_default", "127.0.0.1:8080:8080": "127.0.0.1::8080"}
+        assert command[-1] == "configsvc"
+        assert own.keys() < set(command)
+        options = [own.get(part, part) for part in command[2:-1]]
+        container = engine.docker("run", "--detach", *options, images["service"])
+        try:
+            deadline = time.monotonic() + 60
+            probe = ("exec", container, "python", "-m", "configsvc.probe", "ready")
+            while engine.try_docker(*probe).returncode:
+                assert time.monotonic() < deadline, engine.try_docker("logs", container)
+                time.sleep(0.2)
+            assert engine.docker("port", container, "8080/tcp").startswith("127.0.0.1:")
+        finally:
+            engine.docker("rm", "--force", container)
+
+
+def test_a_folder_with_secrets_that_is_not_there_is_an_error(
+    engine: Engine, images: dict[str, str], tmp_path: Path
+) -> None:
+    given = PRODUCTION | {"CONFIGSVC_IMAGE": images["service"], "CONFIG_SECRETS": str(tmp_path / "secrets")}
+    with project(engine, COMPOSE / "production.yml", **given) as production:
+        with pytest.raises(Failed, match="secrets"):
+            production("up", "--detach")
+        assert not (tmp_path / "secrets").exists()
+
+
 def check(name: str, **environ: str) -> "subprocess.CompletedProcess[str]":
     """What compose says of a file as it is; no engine is asked."""
     command = ["docker", "compose", "--file", COMPOSE / name, "--profile", "*", "config", "--quiet"]
@@ -211,6 +247,41 @@ def check(name: str, **environ: str) -> "subprocess.CompletedProcess[str]":
 def test_the_files_are_valid(compose: None, name: str, environ: dict[str, str]) -> None:
     checked = check(name, **environ)
     assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_the_command_in_its_head_starts_production(compose: None, tmp_path: Path) -> None:
+    """All variables that it needs are in it, by names that the file has."""
+    head = [
+        line.removeprefix("#   ")
+        for line in (COMPOSE / "production.yml").read_text().splitlines()
+        if line[:4] == "#   "
+    ]
+    *exports, start = head
+    assert all(line.startswith("export ") for line in exports)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("CONFIG", "ETCD_", "SERVICE_"))}
+    script = "\n".join([*exports, start.replace("up --detach --wait", "config --format json")])
+    done = subprocess.run(["bash", "-euc", script], cwd=ROOT, env=clean, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    service = json.loads(done.stdout)["services"]["config-service"]
+    assert not [name for name, value in service["environment"].items() if not value]
+
+
+def test_a_file_of_your_own_includes_ours_with_an_override(compose: None, tmp_path: Path) -> None:
+    """As the page has it; the project is then the including file's."""
+    shown = fenced(HOWTO / "docker.md", "yaml")
+    (include,) = [text for text in shown if "configsvc.override.yml]" in text]
+    (override,) = [text for text in shown if text.startswith("# configsvc.override.yml")]
+    (tmp_path / "compose.yml").write_text(
+        include.replace("../configsvc/compose", str(COMPOSE)) + "services:\n  my-app:\n    image: my-app\n"
+    )
+    (tmp_path / "configsvc.override.yml").write_text(override)
+    command = ["docker", "compose", "--project-directory", tmp_path, "config", "--format", "json"]
+    environ = os.environ | {"CONFIG_ENVIRONMENT": "staging"}
+    made = json.loads(subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, check=True).stdout)
+    assert made["name"] not in ("configsvc-local", "configsvc-production")
+    assert made["services"].keys() == {"config-service", "etcd", "my-app"}
+    given = made["services"]["config-service"]["environment"]
+    assert (given["CONFIGSVC_HEARTBEAT_S"], given["CONFIG_ENVIRONMENT"]) == ("1", "staging")
 
 
 @pytest.mark.parametrize("missing", PRODUCTION)

@@ -7,11 +7,14 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from configsvc import __version__
 from tests.container.engine import LABEL, Engine
+from tests.support.certificates import Authority
 
 DRAIN_S = 10
 HARDENED = (
@@ -104,6 +107,9 @@ def test_what_the_image_says_of_itself(engine: Engine, service_image: str, base:
     assert config["Healthcheck"]["Test"] == ["CMD", "python", "-m", "configsvc.probe", "ready"]
     assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert config["Labels"]["org.opencontainers.image.title"] == "configsvc"
+    assert config["Labels"]["org.opencontainers.image.version"] == __version__
+    assert "org.opencontainers.image.source" in config["Labels"]
+    assert __version__ in engine.docker("run", "--rm", service_image, "--version")
 
 
 LOOK = """
@@ -115,6 +121,7 @@ print(json.dumps({
     "extra": [n for n in ("tests", "tools", "docs", "examples") if (packages / n).exists()],
     "writable": [str(p) for p in (packages, "/opt/venv", "/etc/configsvc", "/") if os.access(p, os.W_OK)],
     "bytecode": [p.stem for p in packages.glob("configsvc/*.py") if not list(p.parent.glob(f"__pycache__/{p.stem}.*"))],
+    "leftovers": [p.name for p in pathlib.Path("/opt/venv/bin").iterdir() if "activate" in p.name.lower()],
     "user": [os.getuid(), os.getgid(), os.getgroups()],
 }))
 """
@@ -123,7 +130,13 @@ print(json.dumps({
 def test_nothing_in_it_builds_installs_or_is_writable(engine: Engine, service_image: str) -> None:
     found = json.loads(engine.docker("run", "--rm", "--entrypoint", "python", service_image, "-c", LOOK))
     assert found.pop("user") == [10001, 10001, [10001]]
-    assert found == {"modules": [], "programs": [], "extra": [], "writable": [], "bytecode": []}
+    assert found == {"modules": [], "programs": [], "extra": [], "writable": [], "bytecode": [], "leftovers": []}
+
+
+@pytest.mark.parametrize("user", ["10001:10001", "123456:0"], ids=["its own", "any of group 0"])
+def test_the_folder_for_snapshots_can_be_written(engine: Engine, service_image: str, user: str) -> None:
+    look = "import tempfile; tempfile.TemporaryFile(dir='/var/cache/configsvc')"
+    engine.docker("run", "--rm", "--user", user, "--entrypoint", "python", service_image, "-c", look)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +172,22 @@ def test_hardened_it_serves_and_ends_in_time_with_an_open_stream(
     assert took < DRAIN_S + 2
     # A container with a read-only root shows no change but the mount points that the engine makes.
     assert [line for line in engine.docker("diff", service).splitlines() if line.startswith("A")] == []
+
+
+def test_it_trusts_an_authority_without_key_usage(
+    engine: Engine, service_image: str, etcd_image: str, run: Run, tmp_path: Path
+) -> None:
+    """The image's Python is stricter by default than the one that most tests run on."""
+    server = Authority(tmp_path).issue("server", host="etcd")
+    for file in tmp_path.iterdir():
+        file.chmod(0o644)
+    tmp_path.chmod(0o755)
+    tls = ("--listen-client-urls=https://0.0.0.0:2379", "--advertise-client-urls=https://etcd:2379")
+    files = (f"--cert-file=/tls/{server.cert.name}", f"--key-file=/tls/{server.key.name}")
+    mount = f"--volume={tmp_path}:/tls:ro"
+    run(etcd_image, "/usr/local/bin/etcd", *tls, *files, options=("--network-alias=etcd", mount))
+    service = run(service_image, options=(*HARDENED, *SIDECAR, mount, "--env=ETCD_CACERT=/tls/authority.pem"))
+    wait(engine, service, "healthy", healthy)
 
 
 def test_without_etcd_it_is_alive_and_not_ready_and_ends_as_well(engine: Engine, service_image: str, run: Run) -> None:

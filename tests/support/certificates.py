@@ -34,15 +34,18 @@ class Authority:
         self.cacert = folder / f"{name}.pem"
         self.cacert.write_bytes(self._cert.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, *, common_name: str | None = None) -> Certificate:
-        """A certificate for this machine's loopback, for servers and clients alike; no common name unless said."""
+    def issue(self, name: str, *, common_name: str | None = None, host: str = "localhost") -> Certificate:
+        """A certificate for `host` and 127.0.0.1, for servers and clients alike; no common name unless said.
+
+        Plain, as a few lines of openssl make it: neither a key usage nor key identifiers.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         organization = x509.NameAttribute(NameOID.ORGANIZATION_NAME, name)
         common = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
         cert = (
             _builder(x509.Name([organization, *common]), self._name, key)
             .add_extension(
-                x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]), False
+                x509.SubjectAlternativeName([x509.DNSName(host), x509.IPAddress(ip_address("127.0.0.1"))]), False
             )
             .add_extension(
                 x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), False

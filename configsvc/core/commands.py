@@ -70,12 +70,17 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Restore(msgspec.Struct, frozen=True, kw_only=True):
-    """The state as a backup has it, byte for byte; what is pending here ends."""
+    """The state as a backup has it, byte for byte; what is pending here ends, and what was pending there goes on.
+
+    `ended` are overrides whose time passed since the backup: `entries` have what came back.
+    """
 
     entries: Mapping[str, bytes]
     version: str | None = None
     digest: str | None = None
     source: str = ""
+    overrides: Mapping[str, Override] = {}
+    ended: tuple[str, ...] = ()
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):

@@ -213,6 +213,12 @@ def _plan_state(command: Deploy | Promote | Rollback | Restore, view: View, abou
         draft.end(key)
     if kept:
         draft.warnings.append(f"kept pending overrides: {_names(kept)}")
+    if isinstance(command, Restore):
+        for key, record in command.overrides.items():
+            draft.overrides[key] = draft.number
+            draft.records[key] = msgspec.structs.replace(record, release=draft.number)
+        if command.ended:
+            draft.warnings.append(f"overrides whose time passed since the backup have ended: {_names(command.ended)}")
     return draft
 
 

@@ -73,6 +73,11 @@ def patterns(text: bytes, media: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def binary(data: bytes, media: str) -> bytes:
+    """A file as it is."""
+    return data
+
+
 async def read(request: web.Request, body: Body, max_bytes: int) -> Any:
     """The request's body as the route reads it; raises `UnsupportedMediaType`, `TooLarge`, `InvalidRequest`."""
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
@@ -132,4 +137,10 @@ PATTERNS = Body(
     read=patterns,
     schema={"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": MAX_PATTERNS},
     description="a list of patterns is expected, [] for none",
+)
+BACKUP = Body(
+    media=("application/gzip", "application/octet-stream"),
+    read=binary,
+    schema={"type": "string", "format": "binary"},
+    description="the file that a backup answered is expected",
 )

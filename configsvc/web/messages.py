@@ -206,6 +206,36 @@ class OwnKeys(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     patterns: list[str]
 
 
+class BackupHead(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What a backup is of; `namespace` null is all of them."""
+
+    configsvc_backup: int
+    created_at: Time
+    cluster_id: str
+    revision: Revision
+    namespace: str | None
+    by: str
+
+
+class RestoredScope(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """One scope of a restore. `release` is null where nothing was to change, `blocked` says why it would fail."""
+
+    namespace: str
+    environment: str
+    release: Release | None
+    changed: Annotated[int, Meta(ge=0)]
+    unchanged: bool
+    warnings: list[str]
+    blocked: list[str]
+
+
+class Restored(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What became of each scope of a backup."""
+
+    head: BackupHead
+    scopes: list[RestoredScope]
+
+
 class Frozen(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Whether a scope takes deploys."""
 

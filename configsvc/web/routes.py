@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from configsvc.errors import HeadersTooLarge, InvalidRequest, RequestTimeout, TooLarge, UnsupportedMediaType
-from configsvc.web import bodies, history, manage, messages, ops, read, stream, syntax
+from configsvc.web import backup, bodies, history, manage, messages, ops, read, stream, syntax
 from configsvc.web.route import Answer, Parameter, Route
 
 ANY_ROUTE = tuple(
@@ -57,6 +57,7 @@ AFTER = _query("after", "The `next` of the page before.", syntax.number, type="i
 FROM = _query("from", "The release to compare with.", syntax.version, type="string")
 TO = _query("to", "The release that is compared; the head's without it.", syntax.version, type="string")
 FROM_ENVIRONMENT = _query("from", "The environment to promote from.", syntax.environment, type="string")
+NAMESPACE = _query("namespace", "Only this namespace.", syntax.environment, type="string")
 YES = ("false", "true")
 DRY_RUN = _choice("dry_run", "Only say what would happen.", *YES)
 DIGEST = _query("digest", "Apply this plan and no other: the digest that a dry run answered.", syntax.text(100))
@@ -331,6 +332,28 @@ ROUTES: tuple[Route, ...] = (
         summary="Make a release of what is there, where a scope's history cannot be used",
         query=(REASON,),
         answers=WRITTEN,
+        problems=WRITE_PROBLEMS,
+        writes=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/backup",
+        handler=backup.save,
+        action="admin",
+        summary="Everything, or one namespace, at one revision, as a file",
+        query=(NAMESPACE,),
+        answers=(_ok("The file: gzip of JSON lines, checksummed.", media="application/gzip"),),
+        problems=(401, 403, 503),
+    ),
+    Route(
+        method="POST",
+        path="/v1/restore",
+        handler=backup.restore,
+        action="admin",
+        summary="Make each scope what a backup has, as a new release",
+        query=(NAMESPACE, DRY_RUN, REASON, FORCE),
+        body=bodies.BACKUP,
+        answers=(_ok("What became of each scope, or would.", messages.Restored),),
         problems=WRITE_PROBLEMS,
         writes=True,
     ),

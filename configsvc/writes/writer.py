@@ -128,7 +128,7 @@ class Writer:
     ) -> None:
         self.reading = Reading(etcd)
         self.guards = guards or Guards()
-        self._etcd = etcd
+        self.etcd = etcd
         self._now = now
         self._sleep = sleep
         self._clock = clock
@@ -245,7 +245,7 @@ class Writer:
             why = f"its history is {epoch} now"
         else:
             try:
-                past = await self._etcd.list(scope_prefix(view.scope), revision=known.revision)
+                past = await self.etcd.list(scope_prefix(view.scope), revision=known.revision)
                 then = {locate(kv.key).name: kv.mod_revision for kv in past.kvs if locate(kv.key).kind == "entry"}
                 if then != {key: stored.mod_revision for key, stored in view.entries.items()}:
                     why = "its values have changed since"
@@ -267,7 +267,7 @@ class Writer:
 
     async def _check_space(self) -> None:
         """A large release is not begun where etcd would refuse the rest of it."""
-        status = await self._etcd.status()
+        status = await self.etcd.status()
         if any("NOSPACE" in error for error in status.errors):
             raise NoSpace("alarm NOSPACE")
 
@@ -308,7 +308,7 @@ class Writer:
 
     async def _known(self, scope: Scope, key: Key) -> Outcome | None:
         """The answer to an earlier request with the same key."""
-        found = await self._etcd.range(Range(key=key.path))
+        found = await self.etcd.range(Range(key=key.path))
         if not found.kvs:
             return None
         try:
@@ -322,7 +322,7 @@ class Writer:
             )
         view = await self._settled_view(scope, None)
         # A window may have been finished just now, and the receipt put again, or taken away.
-        found = await self._etcd.range(Range(key=key.path))
+        found = await self.etcd.range(Range(key=key.path))
         return await self._repeated(view, receipt, found.kvs[0].mod_revision) if found.kvs else None
 
     async def _repeated(self, view: View, receipt: Receipt, revision: int) -> Outcome:
@@ -348,7 +348,7 @@ class Writer:
 
     async def _receipt_lease(self) -> int:
         if self._lease is None or self._clock() - self._lease[1] > LEASE_SHARED_S:
-            self._lease = (await self._etcd.lease_grant(RECEIPT_S), self._clock())
+            self._lease = (await self.etcd.lease_grant(RECEIPT_S), self._clock())
         return self._lease[0]
 
     # ---- beside releases --------------------------------------------------------------------------------------------

@@ -1,0 +1,69 @@
+"""Backups over HTTP: the file goes out piece by piece, and comes back as one body."""
+
+from aiohttp import web
+
+from configsvc.core import backup as file_format
+from configsvc.core.commands import About
+from configsvc.errors import Forbidden, Unavailable
+from configsvc.etcd.ops import EtcdError
+from configsvc.web import context
+from configsvc.web.manage import about, answer
+from configsvc.writes import backup
+from configsvc.writes.writer import told
+
+MEDIA_TYPE = "application/gzip"
+UNPACKED_FACTOR = 50
+"""How many times larger than the largest body a backup may be, unpacked."""
+
+
+async def save(request: web.Request) -> web.StreamResponse:
+    """`POST /v1/backup`."""
+    writer = context.writer(request)
+    namespace = _namespace(request)
+    at = writer.now()
+    pieces = backup.file(writer.etcd, namespace=namespace, by=context.identity(request).name, at=at)
+    with told():
+        first = await anext(pieces)
+    name = f"{namespace or 'all'}-{at.replace(':', '').replace('.', '')}{file_format.SUFFIX}"
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": MEDIA_TYPE,
+            "Content-Disposition": f'attachment; filename="{name}"',
+            "Cache-Control": "no-store",
+        }
+    )
+    await response.prepare(request)
+    try:
+        await response.write(first)
+        async for piece in pieces:
+            if piece:
+                await response.write(piece)
+    except EtcdError as error:
+        # The head is out: the answer breaks off, and a file without its last line is refused by every reader.
+        raise Unavailable("etcd went away in the middle of a backup", code="store_unavailable") from error
+    await response.write_eof()
+    return response
+
+
+async def restore(request: web.Request) -> web.StreamResponse:
+    """`POST /v1/restore`."""
+    writer, query, settings = context.writer(request), context.query(request), request.app[context.SETTINGS]
+    contents = file_format.read(context.body(request), settings.max_body_bytes * UNPACKED_FACTOR)
+    namespace = _namespace(request)
+
+    def each() -> About:
+        return about(request)
+
+    found = await backup.Restoring(writer.etcd, writer).restore(
+        contents, each, namespace=namespace, dry_run=query.get("dry_run") == "true"
+    )
+    return answer({"head": contents.head, "scopes": [backup.answer_of(one) for one in found]})
+
+
+def _namespace(request: web.Request) -> str | None:
+    """Which namespace is meant; a sidecar has but one."""
+    asked: str | None = context.query(request).get("namespace")
+    own = request.app[context.SETTINGS].service_name
+    if own and asked not in (None, own):
+        raise Forbidden(f"this sidecar follows {own}/*, not {asked}", code="outside_sidecar", follows=f"{own}/*")
+    return asked or own

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bench import machine, references, table
 from bench.harness import Bench
+from bench.processes import LOAD_CORE, on_cores
 from bench.results import Report, Result
 from bench.rows import World
 from bench.rows.all import ROWS
@@ -46,7 +47,8 @@ def measure(rows: list[str], size: float, *, quiet: bool = False) -> Report:
     if load_before > BUSY:
         bench.say(f"others are at work here (load average {load_before:.1f}): figures will be worse, and differ more")
     for name in rows:
-        with tempfile.TemporaryDirectory(prefix="configsvc-bench-") as folder:
+        # This process writes changes and waits for others: on the load's core too.
+        with tempfile.TemporaryDirectory(prefix="configsvc-bench-") as folder, on_cores(LOAD_CORE):
             try:
                 ROWS[name](World(bench, Path(folder)))
             except Exception as error:

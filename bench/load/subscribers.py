@@ -6,7 +6,6 @@
     {"again": true}        answer at once; from now on, connections that end are opened anew, with `Last-Event-ID` and
                            after 100 to 300 ms, and when all have been live again: what was seen meanwhile
     {"churn": rate, "seconds": 5}   close and open so many a second; answers how many that were
-    {"drop": true}         close all
 
 Times are nanoseconds of the monotonic clock, which all processes share.
 """
@@ -103,13 +102,6 @@ class Crowd:
                 now = time.monotonic()
                 self.churn, self.next_churn, self.churned = (1 / rate, now + seconds), now, 0
                 self.forget()
-            case {"drop": True}:
-                self.again = False
-                for one in list(self.by_fd.values()):
-                    self.close(one)
-                self.waiting.clear()
-                self.opening = self.target = self.live = 0
-                answer(dropped=True)
 
     # ---- connections ----------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ client's status is a row of its own, without an order between the two. Knows no 
 backlog with `take` whenever `wake` was called. May be used from several threads.
 """
 
+import inspect
 import logging
 import threading
 from collections import deque
@@ -23,6 +24,14 @@ _Step = tuple[int, Snapshot | None, Snapshot]
 Call = tuple[Callable[[Any], Any], ConfigChange | ClientStatus]
 
 _MAX_STATUSES = 64
+
+
+def check_plain(callback: Callable[..., Any]) -> None:
+    """Raise `TypeError` for a coroutine function, where nobody would await what it returns."""
+    if inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(type(callback).__call__):
+        raise TypeError(
+            f"{callback!r} is a coroutine function, which only AsyncConfigClient awaits; give ConfigClient a plain one"
+        )
 
 
 class _Registration:
@@ -95,6 +104,8 @@ class Callbacks:
     def _register(
         self, registrations: list[_Registration], callback: Callable[[Any], Any], key: str | None
     ) -> Callable[[], None]:
+        if not callable(callback):
+            raise TypeError(f"a callback is a function of one argument, not {callback!r}")
         with self._lock:
             registration = _Registration(callback, key, self._pushed)
             registrations.append(registration)

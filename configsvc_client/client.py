@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from configsvc_client import values
-from configsvc_client.callbacks import Callback, StatusCallback
+from configsvc_client.callbacks import Callback, StatusCallback, check_plain
 from configsvc_client.iterators import ChangeIterator
 from configsvc_client.metrics import Sample
 from configsvc_client.options import MAX_AGE_S, Tuning, resolve
@@ -230,16 +230,20 @@ class ConfigClient:
         client. An error in one is logged. The first snapshot is a change only where a read was answered without one
         before.
         """
+        check_plain(callback)
+        stop = self._state.callbacks.add(callback, key)
         self._worker.need_callbacks()
-        return self._state.callbacks.add(callback, key)
+        return stop
 
     def on_status(self, callback: StatusCallback) -> Callable[[], None]:
         """Call `callback(status)` at each step of `status.state` or `status.source`; the returned function ends it.
 
         Also at the step to `stale`, which time alone makes; not for `closed`. Called in order, as `on_change` calls.
         """
+        check_plain(callback)
+        stop = self._state.callbacks.add_status(callback)
         self._worker.need_callbacks()
-        return self._state.callbacks.add_status(callback)
+        return stop
 
     def changes(self, key: str | None = None) -> ChangeIterator:
         """Iterate over changes from now on, of all keys or one, until the client or the iterator is closed.

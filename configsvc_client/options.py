@@ -6,9 +6,10 @@ last-known-good files. Pure: the environment is handed in, and no file is opened
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from os import PathLike, fspath
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -121,13 +122,14 @@ def resolve(
 
     A variable that is set but empty counts as unset: compose files pass on `${NAME}` whether or not it has a value.
     """
-    path = fspath(token_file) if token_file is not None else environ.get("CONFIG_TOKEN_FILE")
+    if not isinstance(tuning, Tuning | None):
+        raise InvalidOption(f"tuning must be a Tuning(…), not {tuning!r}")
     return Options(
         endpoints=_endpoints(url if url is not None else environ.get("CONFIGSVC_URL", "").strip() or None),
         namespace=_name("namespace", namespace, environ.get("SERVICE_NAME")),
         environment=_name("environment", environment, environ.get("CONFIG_ENVIRONMENT")),
-        token_file=path or None,
-        cache=_cache(environ, None if cache_dir is None else fspath(cache_dir)),
+        token_file=_path("token_file", token_file) or environ.get("CONFIG_TOKEN_FILE") or None,
+        cache=_cache(environ, _path("cache_dir", cache_dir)),
         cache_max_age_s=_seconds("cache_max_age_s", cache_max_age_s),
         start_timeout_s=_seconds("start_timeout_s", start_timeout_s, allow_zero=True),
         max_staleness_s=None if max_staleness_s is None else _seconds("max_staleness_s", max_staleness_s),
@@ -136,10 +138,12 @@ def resolve(
     )
 
 
-def _endpoints(url: str | Sequence[str] | None) -> tuple[Endpoint, ...]:
+def _endpoints(url: Any) -> tuple[Endpoint, ...]:
     if url is None:
         return tuple(Endpoint(url=default, configured=False) for default in DEFAULT_URLS)
-    urls = url.split(",") if isinstance(url, str) else list(url)
+    urls = url.split(",") if isinstance(url, str) else list(url) if isinstance(url, Iterable) else [url]
+    if not all(isinstance(text, str) for text in urls):
+        raise InvalidOption(f"url must be a text or a list of texts, not {url!r}")
     checked = dict.fromkeys(_url(text.strip()) for text in urls if text.strip())
     if not checked:
         raise InvalidOption("url names no address")
@@ -160,6 +164,13 @@ def _url(text: str) -> str:
     if parts.query or parts.fragment or any(char.isspace() for char in text):
         raise InvalidOption(f"url {text!r} must end with its path: no query, no fragment, no white space")
     return text.rstrip("/")
+
+
+def _path(option: str, path: Any) -> str | None:
+    text = fspath(path) if isinstance(path, PathLike) else path
+    if not isinstance(text, str | None):
+        raise InvalidOption(f"{option} must be a path, not {path!r}")
+    return text
 
 
 def _cache(environ: Mapping[str, str], argument: str | None) -> CacheFolder | None:
@@ -188,9 +199,9 @@ def _default_cache(environ: Mapping[str, str]) -> CacheFolder | None:
     return CacheFolder(path=f"{local}/configsvc/client", named=False, below=local) if local else None
 
 
-def _name(option: str, argument: str | None, variable: str | None) -> str | None:
+def _name(option: str, argument: Any, variable: str | None) -> str | None:
     name = argument if argument is not None else variable or None
-    if name is not None and not is_name(name):
+    if name is not None and not (isinstance(name, str) and is_name(name)):
         raise InvalidOption(
             f"{option} {name!r} must be letters, digits, '.', '_' and '-', and begin with one of the first"
         )
@@ -202,8 +213,9 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
-def _seconds(option: str, value: float, *, allow_zero: bool = False) -> float:
-    if not math.isfinite(value) or value < 0 or (value == 0 and not allow_zero):
+def _seconds(option: str, value: Any, *, allow_zero: bool = False) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value < 0 or (value == 0 and not allow_zero):
         raise InvalidOption(
             f"{option} must be a number of seconds {'from' if allow_zero else 'above'} 0, not {value!r}"
         )

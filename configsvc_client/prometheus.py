@@ -11,8 +11,13 @@ asked: hand out `client.metrics()` there in another way.
 
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.registry import Collector
+try:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.registry import Collector
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "configsvc_client.prometheus needs the package prometheus-client: pip install prometheus-client"
+    ) from error
 
 from configsvc_client.aio import AsyncConfigClient
 from configsvc_client.client import ConfigClient

@@ -8,6 +8,7 @@ there is no lock, because a state is immutable and what is logged twice by two t
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from configsvc_client import structs, values, view
@@ -21,7 +22,7 @@ logger = logging.getLogger("configsvc_client")
 T = TypeVar("T")
 
 _MAX_SAID = 1024
-"""Unfit values that are remembered as logged."""
+"""Unfit values and empty prefixes that are remembered as logged."""
 
 
 class Tally:
@@ -43,7 +44,7 @@ class Reads(ABC):
 
     def __init__(self) -> None:
         self.invalid_values = 0
-        self._said: dict[tuple[str, str, int], object] = {}
+        self._said: dict[tuple[object, ...], object] = {}
         self.serving: Tally | None = None
         """Where reads are counted once the session is proved; then there is nothing left to ask before a look-up."""
         self.forget_reads()
@@ -114,6 +115,9 @@ class Reads(ABC):
         return MISSING if entry is None else entry.value
 
     def _absent(self, key: str, default: Any) -> Any:
+        # Asked here, where nothing was found, so that reads which find something pay nothing for it.
+        if not isinstance(key, str):
+            raise TypeError(f"a key is a string, not {key!r}")
         if default is not MISSING:
             self._default.n += 1
             return default
@@ -129,12 +133,18 @@ class Reads(ABC):
             raise ConfigValueError({key: problem})
         self._default.n += 1
         self.invalid_values += 1
-        mark = object()
-        if self._said.setdefault((key, wanted, values.fingerprint(value)), mark) is mark:
+        if self._is_news((key, wanted, values.fingerprint(value))):
             logger.warning("%r does not fit, its reader's default is used: %s", key, problem)
-            for oldest in list(self._said)[:-_MAX_SAID]:
-                self._said.pop(oldest, None)
         return default
+
+    def _is_news(self, what: tuple[object, ...]) -> bool:
+        """Whether this is to be logged: it was not, or not of late."""
+        mark = object()
+        if self._said.setdefault(what, mark) is not mark:
+            return False
+        for oldest in list(self._said)[:-_MAX_SAID]:
+            self._said.pop(oldest, None)
+        return True
 
     # ---- many values --------------------------------------------------------------------------------------------
 
@@ -150,8 +160,13 @@ class Reads(ABC):
         """A struct out of one state; raises `ConfigValueError`. Counts as one read."""
         snapshot = self._answering()
         shared = {} if snapshot is None else {key: entry.value for key, entry in snapshot.entries.items()}
-        hint = self.why_nothing() if snapshot is None else ""
-        made = structs.as_struct(structs.stored_at(shared, prefix), wanted, hint)
+        structs.check(wanted, prefix)
+        stored = structs.stored_at(shared, prefix)
+        made = structs.as_struct(
+            stored, wanted, self.why_nothing if snapshot is None else partial(structs.nothing_below, stored, shared)
+        )
+        if stored.path and stored.is_empty and shared and self._is_news((stored.path, wanted)):
+            logger.warning("%s: all of %s are defaults", structs.nothing_below(stored, shared), values.type_name(wanted))
         if snapshot is None:
             self._default.n += 1
         else:

@@ -5,6 +5,7 @@ Knows neither who takes the messages nor how they travel; both are in `testing.p
 
 import math
 import random
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -17,15 +18,25 @@ from configsvc_client.snapshot import Snapshot
 from configsvc_client.view import copy_value
 
 MAX_NESTING = 100
+MAX_KEY_BYTES = 1024
 """What a service takes."""
+
+_NO_KEY = re.compile(r"^_|[/\x00-\x1f\x7f-\x9f]")
 
 
 def _entries(values: Mapping[str, Any]) -> dict[str, Entry]:
-    """Values as a service would hold them; raises `TypeError` or `ValueError` for what JSON has no word for."""
+    """Values as a service would hold them; raises `TypeError` or `ValueError` for what it would refuse."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"values are a mapping of keys to values, not {values!r}")
     for key, value in values.items():
         if not isinstance(key, str):
             raise TypeError(f"a key is a string, not {key!r}")
         _check_text("a key", key)
+        if not key or len(key.encode()) > MAX_KEY_BYTES or key in (".", "..") or _NO_KEY.search(key):
+            raise ValueError(
+                f"{key!r} is no key: 1 to {MAX_KEY_BYTES} bytes without '/' and control characters, and no '_' at the "
+                "start; dots are the usual separator, as in database.pool_size"
+            )
         _check(key, value, 0)
     return {key: Entry(value=copy_value(value)) for key, value in values.items()}
 

@@ -15,7 +15,8 @@ The rules:
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
 from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -62,15 +63,34 @@ def stored_at(values: Mapping[str, Any], prefix: str) -> Stored:
     return Stored("", MISSING, values).at(prefix)._replace(path=prefix) if prefix else Stored("", MISSING, values)
 
 
-def as_struct(stored: Stored, wanted: type[T], hint: str = "") -> T:
-    """Make a struct or a dataclass; raises `ConfigValueError` with all that is missing or does not fit."""
-    kind: Any = wanted
-    if _fields(kind) is None:
-        raise TypeError(f"{wanted!r} is neither a msgspec.Struct nor a dataclass")
+def check(wanted: object, prefix: object) -> None:
+    """Raise `TypeError` for what is no struct or dataclass, or no prefix."""
+    # Of an instance only its type can be a key of the fields' cache.
+    if not isinstance(get_origin(wanted) or wanted, type) or _fields(wanted) is None:
+        raise TypeError(f"as_struct makes a msgspec.Struct or a dataclass: type is one, not {wanted!r}")
+    if not isinstance(prefix, str):
+        raise TypeError(f"a prefix is a string, not {prefix!r}")
+
+
+def nothing_below(stored: Stored, values: Mapping[str, Any]) -> str:
+    """Where a prefix has nothing, though the scope has values: that, and what looks like it; else an empty text."""
+    if not values or not stored.path or not stored.is_empty:
+        return ""
+    parts = [key.split(".") for key in values]
+    prefixes = {".".join(path[:n]) for path in parts for n in range(1, len(path))}
+    near = get_close_matches(stored.path, sorted(prefixes), n=1)
+    return f"nothing is stored at or below {stored.path!r}" + (f", though below {near[0]!r}" if near else "")
+
+
+def as_struct(stored: Stored, wanted: type[T], hint: Callable[[], str] = str) -> T:
+    """Make a struct or a dataclass; raises `ConfigValueError` with all that is missing or does not fit.
+
+    `wanted` and the prefix have gone through `check`.
+    """
     builder = _Builder()
     made = builder.build(stored, wanted)
     if builder.problems:
-        raise ConfigValueError(builder.problems, hint)
+        raise ConfigValueError(builder.problems, hint())
     return made  # type: ignore[no-any-return]
 
 

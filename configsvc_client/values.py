@@ -66,8 +66,11 @@ def as_type(value: Any, wanted: type[T]) -> T:
         raise Unfit(f"{type_name(wanted)} ({error})") from None
 
 
-def check_bounds(min_val: float | None, max_val: float | None) -> None:
-    """Raise `InvalidOption` for bounds that nothing lies within."""
+def check_bounds(min_val: Any, max_val: Any) -> None:
+    """Raise `InvalidOption` for bounds that are no numbers, or that nothing lies within."""
+    for name, bound in (("min_val", min_val), ("max_val", max_val)):
+        if isinstance(bound, bool) or not isinstance(bound, int | float | None):
+            raise InvalidOption(f"{name} must be a number, not {bound!r}")
     if min_val is not None and max_val is not None and min_val > max_val:
         raise InvalidOption(f"min_val {min_val!r} is above max_val {max_val!r}")
     # NaN is what does not equal itself.

@@ -8,17 +8,23 @@ import contextlib
 import inspect
 import logging
 import os
+import threading
+import time
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from functools import partial
 from os import PathLike
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from configsvc_client import fork, values
-from configsvc_client.callbacks import Callback, StatusCallback
+from configsvc_client.callbacks import Call, Callback, StatusCallback
 from configsvc_client.errors import ClientClosed
 from configsvc_client.iterators import AsyncChangeIterator
 from configsvc_client.metrics import Sample
 from configsvc_client.options import MAX_AGE_S, Tuning, resolve
+from configsvc_client.shared_event import SharedEvent
+from configsvc_client.snapshot import Snapshot
 from configsvc_client.start import follow
 from configsvc_client.state import ClientState
 from configsvc_client.view import MISSING, ClientStatus
@@ -27,6 +33,61 @@ logger = logging.getLogger("configsvc_client")
 
 T = TypeVar("T")
 D = TypeVar("D")
+
+_STOP_TIMEOUT_S = 2.0
+
+
+class _Run:
+    """A start of a client: what belongs to one loop in one process."""
+
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.wake = asyncio.Event()
+        self.first = SharedEvent()
+        """Set once a service has shown a state, or never will."""
+        self.settled = SharedEvent()
+        """Set once a first read has nothing to wait for."""
+        self.sockets = fork.Sockets()
+        self.link: asyncio.Task[None] | None = None
+        self.callbacks: asyncio.Task[None] | None = None
+
+    @property
+    def tasks(self) -> "list[asyncio.Task[None]]":
+        """Those that a close ends: the callbacks' ends by itself where it is one of them that closes."""
+        tasks = (self.link, self.callbacks if calling(self) is None else None)
+        return [task for task in tasks if task is not None]
+
+    def leave(self) -> None:
+        """End the tasks of a loop that does not run, as soon as it runs again, if it ever does."""
+        for task in self.tasks:
+            with contextlib.suppress(RuntimeError):
+                task.get_loop().call_soon_threadsafe(task.cancel)
+
+
+class Calling:
+    """A call of a callback, as a context: entered by what the callback does, also in tasks that it makes."""
+
+    def __init__(self, run: _Run) -> None:
+        self.run = run
+        self.is_over = False
+        self.turn = asyncio.Lock()
+        """Held by who calls callbacks within this call."""
+
+    def __enter__(self) -> None:
+        self._before = _calling.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        self.is_over = True
+        _calling.reset(self._before)
+
+
+_calling: ContextVar[Calling | None] = ContextVar("configsvc_client.calling", default=None)
+
+
+def calling(run: _Run) -> Calling | None:
+    """The call of a callback of this client that the code is running in, until that is over."""
+    call = _calling.get()
+    return call if call is not None and call.run is run and not call.is_over else None
 
 
 class AsyncConfigClient:
@@ -65,19 +126,14 @@ class AsyncConfigClient:
             heartbeat_s=heartbeat_s,
             tuning=tuning,
         )
-        self._state = ClientState(options, lambda: self._wake.set())
+        self._state = ClientState(options, lambda: self._run.wake.set())
         self._wait_until: float | None = None
         self._renew()
         fork.register(self, AsyncConfigClient._after_fork)
 
     def _renew(self) -> None:
-        """What belongs to one loop in one process."""
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._wake = asyncio.Event()
-        self._first = asyncio.Event()
-        self._settled = asyncio.Event()
-        self._sockets = fork.Sockets()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._run = _Run()
+        self._starting = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<AsyncConfigClient {self._state!r}>"
@@ -182,7 +238,7 @@ class AsyncConfigClient:
 
     async def _ready(self) -> None:
         """Wait where a first read has to."""
-        if self._state.snapshot is None or self._loop is not asyncio._get_running_loop():
+        if self._state.snapshot is None or self._run.loop is not asyncio._get_running_loop():
             await self._wait_first()
 
     async def _wait_first(self) -> None:
@@ -191,13 +247,13 @@ class AsyncConfigClient:
         self._start()
         if self._state.snapshot is not None:
             return
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         if self._wait_until is None:
             self._wait_until = now + self._state.first_read_s
         if self._wait_until > now:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._wait_until - now):
-                    await self._settled.wait()
+                    await self._run.settled.wait()
 
     # ---- changes and status -------------------------------------------------------------------------------------
 
@@ -248,7 +304,7 @@ class AsyncConfigClient:
             return
         try:
             async with asyncio.timeout(timeout_s):
-                await self._first.wait()
+                await self._run.first.wait()
         except TimeoutError:
             raise TimeoutError(f"after {timeout_s:g} s {self._state.why_nothing()}") from None
         self._state.check()
@@ -269,77 +325,112 @@ class AsyncConfigClient:
             raise ClientClosed("the client is closed")
         loop = asyncio._get_running_loop()
         # None: a child that was forked inside a coroutine and goes on in it, which no loop can serve.
-        if loop is None or loop is self._loop or (self._loop is not None and self._loop.is_running()):
+        if loop is None or loop is self._run.loop:
             return
-        if self._loop is not None:
-            # Another `asyncio.run` of the same program; the tasks of the one before are over.
-            self._renew()
-            self._state.restart()
-        self._loop = loop
-        following = follow(self._state, self._sockets, take=self._take, settle=self._settled.set)
-        link = loop.create_task(following, name="configsvc-link")
-        link.add_done_callback(self._link_ended)
-        self._tasks = [link, loop.create_task(self._call_back(), name="configsvc-callbacks")]
+        with self._starting:
+            before = self._run
+            if before.loop is not None:
+                if before.loop.is_running():
+                    return
+                # Another `asyncio.run` of the same program.
+                before.leave()
+                self._run = _Run()
+                self._state.restart()
+            self._run.loop = loop
+            self._start_on(loop, self._run)
+
+    def _start_on(self, loop: asyncio.AbstractEventLoop, run: _Run) -> None:
+        def take(snapshot: Snapshot) -> None:
+            # The link of a loop that was left may come to this before it comes to its end.
+            if run is self._run:
+                self._state.take(snapshot)
+            run.first.set()
+            run.settled.set()
+
+        following = follow(self._state, run.sockets, take=take, settle=run.settled.set)
+        run.link = loop.create_task(following, name="configsvc-link")
+        run.link.add_done_callback(partial(self._link_ended, run))
+        self._start_callbacks(run)
         if self._state.callbacks.is_due:
-            self._wake.set()
+            run.wake.set()
+
+    def _start_callbacks(self, run: _Run) -> None:
+        run.callbacks = asyncio.get_running_loop().create_task(self._call_back(run), name="configsvc-callbacks")
 
     def _after_fork(self) -> None:
         """In a forked child: let go of what is the parent's. The state is kept; the first `await` starts anew."""
-        fork.keep(self._loop, *self._tasks)
-        self._sockets.abandon()
+        fork.keep(self._run, self._run.loop, self._run.link, self._run.callbacks)
+        self._run.sockets.abandon()
         self._renew()
         self._state.callbacks.after_fork(in_callback=True)
         self._state.forget_counts()
         self._state.restart()
 
-    def _take(self, snapshot: Any) -> None:
-        self._state.take(snapshot)
-        self._first.set()
-        self._settled.set()
-
-    def _link_ended(self, task: asyncio.Task[None]) -> None:
+    def _link_ended(self, run: _Run, task: "asyncio.Task[None]") -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             logger.error("a defect ended the link", exc_info=error)
-            self._state.fail(error)
-        self._first.set()
-        self._settled.set()
+            if run is self._run:
+                self._state.fail(error)
+        run.first.set()
+        run.settled.set()
 
-    async def _call_back(self) -> None:
+    async def _call_back(self, run: _Run) -> None:
         while True:
-            await self._wake.wait()
-            self._wake.clear()
-            for callback, told in self._state.callbacks.take():
+            await run.wake.wait()
+            run.wake.clear()
+            for call in self._state.callbacks.take():
                 try:
-                    result = callback(told)
-                    if inspect.isawaitable(result):
-                        await result
-                except asyncio.CancelledError:
-                    task = asyncio.current_task()
-                    if task is None or task.cancelling():
-                        raise
-                    self._state.callbacks.failed(callback, told)
-                except Exception:
-                    self._state.callbacks.failed(callback, told)
+                    await self._call(run, call)
+                except (KeyboardInterrupt, SystemExit):
+                    # They end the loop, as those of any task do. It may be run again.
+                    run.wake.set()
+                    self._start_callbacks(run)
+                    raise
                 # A long row of callbacks must leave the loop to others in between.
                 await asyncio.sleep(0)
-                if self._state.is_closed:
+                if self._state.is_closed or run is not self._run:
                     return
+
+    async def _call(self, run: _Run, call: Call) -> None:
+        callback, told = call
+        try:
+            with Calling(run):
+                result = callback(told)
+                if inspect.isawaitable(result):
+                    await result
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
+                raise
+            self._state.callbacks.failed(callback, told)
 
     async def close(self) -> None:
         """End the link; reads go on with the last state. Idempotent.
 
-        Raises `LinkFailed` where a defect had ended it before.
+        May be called from any loop; one that is blocked is waited for for two seconds, one that does not run not at
+        all. Raises `LinkFailed` where a defect had ended the link before.
         """
         self._state.close()
-        self._first.set()
-        self._settled.set()
-        # A callback may close its client: the task that runs it ends by itself.
-        loop = asyncio.get_running_loop()
-        tasks = [task for task in self._tasks if self._loop is loop and task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        self._wake.set()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        run = self._run
+        run.first.set()
+        run.settled.set()
+        if run.loop is asyncio.get_running_loop():
+            await self._end(run)
+        elif run.loop is not None and run.loop.is_running():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STOP_TIMEOUT_S):
+                    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._end(run), run.loop))
+        else:
+            run.leave()
         if self._state.failure is not None:
             self._state.check()
+
+    async def _end(self, run: _Run) -> None:
+        tasks = run.tasks
+        for task in tasks:
+            task.cancel()
+        run.wake.set()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -4,12 +4,12 @@ Each iterator has a backlog of its own, of the same bound and rules as that of c
 when it is closed; what has come and was not read is dropped then.
 """
 
-import asyncio
 import queue
 from collections.abc import Callable
 from types import TracebackType
 
 from configsvc_client.callbacks import Callbacks
+from configsvc_client.shared_event import SharedEvent
 from configsvc_client.state import ClientState
 from configsvc_client.view import ConfigChange
 
@@ -74,10 +74,10 @@ class ChangeIterator(_Changes):
 
 
 class AsyncChangeIterator(_Changes):
-    """Changes of an `AsyncConfigClient`. For one reading task."""
+    """Changes of an `AsyncConfigClient`. For one reading task, on any loop."""
 
     def __init__(self, state: ClientState, key: str | None, begin: Callable[[], None]) -> None:
-        self._poke = asyncio.Event()
+        self._poke = SharedEvent()
         super().__init__(state, key, lambda: self._poke.set())
         self._begin = begin
 
@@ -88,8 +88,7 @@ class AsyncChangeIterator(_Changes):
         if not self._is_over:
             self._begin()
         while not self._is_over:
-            # A new one each time: it belongs to the loop that waits for it.
-            self._poke = asyncio.Event()
+            self._poke = SharedEvent()
             change = self._next()
             if change is not None:
                 return change

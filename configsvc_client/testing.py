@@ -13,7 +13,7 @@ import asyncio
 import inspect
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -21,7 +21,7 @@ import msgspec
 from aiohttp import web
 
 from configsvc_client import protocol, sse
-from configsvc_client.aio import AsyncConfigClient
+from configsvc_client.aio import AsyncConfigClient, Calling, calling
 from configsvc_client.client import ConfigClient
 from configsvc_client.options import resolve
 from configsvc_client.protocol import Baseline, Delta, Status
@@ -92,7 +92,8 @@ class StaticConfig(ConfigClient):
     """A `ConfigClient` without a service: a test sets its values, and it is `live` unless told otherwise.
 
     `set`, `delete` and `update` return when every callback has been called, in order and on the thread that calls them;
-    an error in one is logged, as ever. Values are JSON values; anything else is a `TypeError` or `ValueError`.
+    other threads that change it wait until then. An error in one is logged, as ever; what is no `Exception`, as
+    `pytest.fail` raises it, comes out here. Values are JSON values; anything else is a `TypeError` or `ValueError`.
     """
 
     def __init__(
@@ -103,6 +104,8 @@ class StaticConfig(ConfigClient):
         self._worker = _NoWorker(self._state)
         self._wait_until = None
         self._warned = False
+        # A callback may change values too.
+        self._turn = threading.RLock()
         self._fed = _Fed(self._state, values or {})
 
     def __repr__(self) -> str:
@@ -118,25 +121,26 @@ class StaticConfig(ConfigClient):
 
     def update(self, values: Mapping[str, Any], deleted: Iterable[str] = ()) -> None:
         """Set and delete several keys in one step: no reader sees some of it."""
-        self._fed.change(values, deleted)
-        self._call_back()
+        self._call_back(lambda: self._fed.change(values, deleted))
 
     def go_stale(self) -> None:
         """As if the service had lost etcd: reads go on, `status` says `stale`."""
-        self._fed.say("stale")
-        self._call_back()
+        self._call_back(lambda: self._fed.say("stale"))
 
     def go_live(self) -> None:
         """The end of that."""
-        self._fed.say("live")
-        self._call_back()
+        self._call_back(lambda: self._fed.say("live"))
 
-    def _call_back(self) -> None:
-        for callback, told in self._state.callbacks.take():
-            try:
-                callback(told)
-            except Exception:
-                self._state.callbacks.failed(callback, told)
+    def _call_back(self, step: Callable[[], None]) -> None:
+        with self._turn:
+            step()
+            for callback, told in self._state.callbacks.take():
+                if self._state.is_closed:
+                    return
+                try:
+                    callback(told)
+                except Exception:
+                    self._state.callbacks.failed(callback, told)
 
 
 class AsyncStaticConfig(AsyncConfigClient):
@@ -149,6 +153,7 @@ class AsyncStaticConfig(AsyncConfigClient):
         self._state = _state(namespace, environment)
         self._wait_until = None
         self._renew()
+        self._turns: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
         self._fed = _Fed(self._state, values or {})
 
     def __repr__(self) -> str:
@@ -164,30 +169,41 @@ class AsyncStaticConfig(AsyncConfigClient):
 
     async def update(self, values: Mapping[str, Any], deleted: Iterable[str] = ()) -> None:
         """Set and delete several keys in one step: no reader sees some of it."""
-        self._fed.change(values, deleted)
-        await self._deliver()
+        await self._deliver(lambda: self._fed.change(values, deleted))
 
     async def go_stale(self) -> None:
         """As if the service had lost etcd: reads go on, `status` says `stale`."""
-        self._fed.say("stale")
-        await self._deliver()
+        await self._deliver(lambda: self._fed.say("stale"))
 
     async def go_live(self) -> None:
         """The end of that."""
-        self._fed.say("live")
-        await self._deliver()
+        await self._deliver(lambda: self._fed.say("live"))
 
     def _start(self) -> None:
         """There is nothing to start."""
 
-    async def _deliver(self) -> None:
-        for callback, told in self._state.callbacks.take():
-            try:
-                result = callback(told)
-                if inspect.isawaitable(result):
-                    await result
-            except Exception:
-                self._state.callbacks.failed(callback, told)
+    async def _deliver(self, step: Callable[[], None]) -> None:
+        async with self._turn():
+            step()
+            for callback, told in self._state.callbacks.take():
+                if self._state.is_closed:
+                    return
+                try:
+                    with Calling(self._run):
+                        result = callback(told)
+                        if inspect.isawaitable(result):
+                            await result
+                except Exception:
+                    self._state.callbacks.failed(callback, told)
+
+    def _turn(self) -> asyncio.Lock:
+        """Whose turn it is to call callbacks. One of them may change values too: within its own turn."""
+        if (call := calling(self._run)) is not None:
+            return call.turn
+        loop = asyncio.get_running_loop()
+        if self._turns is None or self._turns[0] is not loop:
+            self._turns = loop, asyncio.Lock()
+        return self._turns[1]
 
 
 class ConfigServer:

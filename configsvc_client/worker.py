@@ -14,6 +14,7 @@ import os
 import queue
 import sys
 import threading
+import time
 import warnings
 import weakref
 
@@ -94,10 +95,10 @@ class Worker:
             with contextlib.suppress(RuntimeError):
                 loop.loop.call_soon_threadsafe(stop.set)
 
-    def join(self) -> None:
-        """Wait for the link's thread, briefly."""
+    def join(self, until: float | None = None) -> None:
+        """Wait for the link's thread until then, by default briefly."""
         if self._link_thread is not None and self._link_thread is not threading.current_thread():
-            self._link_thread.join(_STOP_TIMEOUT_S)
+            self._link_thread.join(_STOP_TIMEOUT_S if until is None else max(0.0, until - time.monotonic()))
 
     def is_loop(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether a loop is that of the link."""
@@ -232,7 +233,7 @@ class Worker:
             for call in self.state.callbacks.take():
                 if self.state.is_closed:
                     return
-                status = _call(self.state.callbacks, call)
+                status = _call(self.state.callbacks, call, pid)
                 if os.getpid() != pid:
                     _end_child(status)
             if self.state.is_closed:
@@ -240,16 +241,17 @@ class Worker:
             wake.get()
 
 
-def _call(callbacks: Callbacks, call: Call) -> int:
-    """Call a callback; the status with which it would end a process."""
+def _call(callbacks: Callbacks, call: Call, pid: int) -> int:
+    """Call a callback; the status with which it would end a process that it has forked."""
     callback, told = call
     try:
         callback(told)
-    except Exception:
+    except BaseException as error:
+        # Here nothing else would be told of the end of a thread, and the others would hear nothing any more.
+        if isinstance(error, SystemExit) and os.getpid() != pid:
+            return error.code if isinstance(error.code, int) else int(error.code is not None)
         callbacks.failed(callback, told)
         return 1
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
 
 
@@ -297,5 +299,6 @@ def _stop_all() -> None:
     workers = list(_workers)
     for worker in workers:
         worker.stop()
+    until = time.monotonic() + _STOP_TIMEOUT_S
     for worker in workers:
-        worker.join()
+        worker.join(until)

@@ -159,6 +159,51 @@ async def test_an_error_in_a_callback_is_logged_and_harms_nothing(caplog: pytest
         assert client.status.state == "live"
 
 
+class Outcome(BaseException):
+    """As test frameworks and greenlets raise it."""
+
+
+async def test_nor_does_what_is_no_exception(caplog: pytest.LogCaptureFixture) -> None:
+    go = Wait()
+    async with (
+        Service([snapshot({}, 1), go, change(2, {"a": 1}), change(3, {"a": 2}), HOLD]).run() as service,
+        client_of(service) as client,
+    ):
+        await client.wait_ready(10)
+        seen: list[Any] = []
+
+        async def bad(_: ConfigChange) -> None:
+            raise Outcome("from the application")
+
+        client.on_change(bad)
+        client.on_change(lambda change: seen.append(change.new))
+        go.go()
+        await eventually(lambda: seen == [1, 2])
+        assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 2
+        assert {sample.name: sample.value for sample in client.metrics()}["configsvc_client_callback_errors_total"] == 2
+
+
+def test_a_callback_may_end_the_loop_and_is_no_news_to_the_next_one_when_it_is_run_again() -> None:
+    loop = asyncio.new_event_loop()
+    go, seen = Wait(), []
+    with Service([snapshot({}, 1), go, change(2, {"a": 1, "b": 1}), HOLD]).run_in_thread() as service:
+        client = client_of(service)
+
+        def leave(change: ConfigChange) -> None:
+            seen.append(change.key)
+            if change.key == "a":
+                raise SystemExit(3)
+
+        client.on_change(leave)
+        loop.run_until_complete(client.wait_ready(10))
+        go.go()
+        with pytest.raises(SystemExit):
+            loop.run_until_complete(asyncio.sleep(20))
+        loop.run_until_complete(eventually(lambda: seen == ["a", "b"]))
+        loop.run_until_complete(client.close())
+    loop.close()
+
+
 async def test_a_callback_that_blocks_holds_up_neither_reads_nor_the_link() -> None:
     go, block = Wait(), asyncio.Event()
     async with (

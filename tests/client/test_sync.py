@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import re
 import subprocess
 import sys
@@ -106,6 +107,31 @@ def test_callbacks_run_in_order_on_their_own_thread_and_a_blocked_one_holds_up_n
         eventually_sync(lambda: len(seen) == 18)
         assert [new for new, _ in seen] == list(range(2, 20))
         assert {name for _, name in seen} == {"configsvc-callbacks"}
+
+
+class Outcome(BaseException):
+    """As test frameworks and greenlets raise it."""
+
+
+@pytest.mark.parametrize("error", [Outcome, asyncio.CancelledError, SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_whatever_a_callback_raises_harms_nothing(error: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
+    go = Wait()
+    with (
+        Service([snapshot({}, 1), go, change(2, {"a": 1}), change(3, {"a": 2}), HOLD]).run_in_thread() as service,
+        client_of(service) as client,
+    ):
+        client.wait_ready(10)
+        seen: list[Any] = []
+
+        def bad(_: ConfigChange) -> None:
+            raise error("from the application")
+
+        client.on_change(bad)
+        client.on_change(lambda change: seen.append(change.new))
+        go.go()
+        eventually_sync(lambda: seen == [1, 2])
+        assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 2
+        assert {sample.name: sample.value for sample in client.metrics()}["configsvc_client_callback_errors_total"] == 2
 
 
 def test_a_callback_may_close_its_client_and_the_thread_ends() -> None:

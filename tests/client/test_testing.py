@@ -172,6 +172,83 @@ def test_several_threads_may_change_it() -> None:
     assert config.get("a") == seen[-1]
 
 
+def test_threads_that_change_it_take_turns_and_each_returns_after_its_callbacks() -> None:
+    config, running, seen, late = StaticConfig({"a": -1}), [], [], []
+
+    def callback(change: ConfigChange) -> None:
+        running.append(threading.get_ident())
+        time.sleep(0.001)
+        assert len(running) == 1
+        seen.append((running.pop(), change.new))
+
+    def change_it(number: int) -> None:
+        config.set("a", number)
+        if (threading.get_ident(), number) not in seen:
+            late.append(number)
+
+    config.on_change(callback)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(change_it, range(100)))
+    assert (len(seen), late) == (100, [])
+
+
+def test_a_callback_may_change_it_and_all_hear_in_order() -> None:
+    config, heard = StaticConfig({"a": 0}), []
+
+    def count_on(change: ConfigChange) -> None:
+        if change.new < 5:
+            config.set("a", change.new + 1)
+
+    config.on_change(count_on)
+    config.on_change(lambda change: heard.append((change.old, change.new)))
+    config.set("a", 1)
+    assert heard == [(number, number + 1) for number in range(5)]
+
+
+def test_after_its_end_nothing_is_called() -> None:
+    config, heard = StaticConfig({"a": 0}), []
+    config.on_change(heard.append)
+    config.on_status(heard.append)
+    config.close()
+    config.set("a", 1)
+    config.go_stale()
+    assert heard == []
+
+
+async def test_tasks_that_change_the_asyncio_one_take_turns_too() -> None:
+    config, running, heard = AsyncStaticConfig({"a": 0}), [], []
+
+    async def callback(change: ConfigChange) -> None:
+        running.append(change.new)
+        await asyncio.sleep(0)
+        assert running == [change.new]
+        heard.append(running.pop())
+
+    async def change_it(number: int) -> None:
+        await config.set("a", number)
+        assert number in heard
+
+    config.on_change(callback)
+    await asyncio.wait_for(asyncio.gather(*map(change_it, range(1, 20))), 20)
+    assert sorted(heard) == list(range(1, 20))
+    await config.close()
+    await config.set("a", 50)
+    assert 50 not in heard
+
+
+async def test_a_callback_may_change_the_asyncio_one_also_in_tasks() -> None:
+    config, heard = AsyncStaticConfig({"a": 0}), []
+
+    async def callback(change: ConfigChange) -> None:
+        heard.append(change.key)
+        if change.key == "a":
+            await asyncio.gather(config.set("b", 1), config.set("c", 1))
+
+    config.on_change(callback)
+    await asyncio.wait_for(config.set("a", 1), 20)
+    assert heard == ["a", "b", "c"]
+
+
 def test_what_goes_in_and_comes_out_are_copies() -> None:
     mine = {"x": [1]}
     config = StaticConfig({"a": mine})

@@ -82,6 +82,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_scope_bytes: int
     max_releases_per_min: int
     promote_min_age_s: float
+    backup_dir: Path | None
+    backup_every_s: float
+    backup_keep: int
     history_count: int
     history_age_s: float
     frame_log_count: int
@@ -202,6 +205,13 @@ TABLE = (
             0.0,
             "How long a release has to have been live in one environment before it is promoted to another without "
             "`force`. 0: no time."),
+    Setting("backup_dir", "CONFIGSVC_BACKUP_DIR", "backup.dir", FOLDER, None,
+            "Folder for backups of all that this service follows. Of several services that may write, one at a time "
+            "makes them: give all the same folder, or one of them any. Default: none are made."),
+    Setting("backup_every_s", "CONFIGSVC_BACKUP_EVERY_S", "backup.every_s", seconds(1, 366 * DAY_S), 86_400.0,
+            "How often a backup is made."),
+    Setting("backup_keep", "CONFIGSVC_BACKUP_KEEP", "backup.keep", integer(1, 100_000, "files"), 14,
+            "How many are kept; older ones are deleted."),
     Setting("history_count", "CONFIGSVC_HISTORY_COUNT", "history.count", integer(0, 1_000_000, "releases"), 1000,
             "How many releases of a scope are kept, and a few more: up to a checkpoint, and never fewer than a pending "
             "override needs. 0: all."),

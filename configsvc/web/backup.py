@@ -9,6 +9,7 @@ from configsvc.etcd.ops import EtcdError
 from configsvc.web import context
 from configsvc.web.manage import about, answer
 from configsvc.writes import backup
+from configsvc.writes.schedule import name_of
 from configsvc.writes.writer import told
 
 MEDIA_TYPE = "application/gzip"
@@ -24,7 +25,7 @@ async def save(request: web.Request) -> web.StreamResponse:
     pieces = backup.file(writer.etcd, namespace=namespace, by=context.identity(request).name, at=at)
     with told():
         first = await anext(pieces)
-    name = f"{namespace or 'all'}-{at.replace(':', '').replace('.', '')}{file_format.SUFFIX}"
+    name = name_of(namespace, at)
     response = web.StreamResponse(
         headers={
             "Content-Type": MEDIA_TYPE,

@@ -1,5 +1,6 @@
 """From settings to a running application: etcd, hub and follower, in the order in which they need each other."""
 
+import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -23,6 +24,7 @@ from configsvc.store import Saver, Store
 from configsvc.web.app import Lifetime, create_app, running
 from configsvc.web.context import follows
 from configsvc.writes.janitor import Janitor
+from configsvc.writes.schedule import Schedule
 from configsvc.writes.writer import Writer
 
 
@@ -62,15 +64,29 @@ def build(settings: Settings, *, keeps: bool = True) -> web.Application:
 
     writer = Writer(gateway, by=_name(), guards=guards(settings))
 
+    janitor = Janitor(
+        gateway,
+        writer,
+        namespace=settings.service_name,
+        open_scopes=lambda: [scope for scope, state in replica.scopes.items() if state.hold is not None],
+        retention=Retention(count=settings.history_count, age_s=settings.history_age_s),
+    )
+
     async def tidying(app: web.Application) -> AsyncIterator[None]:
-        janitor = Janitor(
-            gateway,
-            writer,
-            namespace=settings.service_name,
-            open_scopes=lambda: [scope for scope, state in replica.scopes.items() if state.hold is not None],
-            retention=Retention(count=settings.history_count, age_s=settings.history_age_s),
-        )
-        async with running(app, janitor.run(), "janitor"):
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(running(app, janitor.run(), "janitor"))
+            if settings.backup_dir is not None:
+                schedule = Schedule(
+                    gateway,
+                    settings.backup_dir,
+                    namespace=settings.service_name,
+                    every_s=settings.backup_every_s,
+                    keep=settings.backup_keep,
+                    is_my_turn=lambda: janitor.is_working,
+                    now=writer.now,
+                    by="schedule",
+                )
+                await stack.enter_async_context(running(app, schedule.run(), "backups"))
             yield
 
     # One process of a service is enough, as for the files; all services together have one janitor at work.

@@ -207,7 +207,7 @@ def test_the_image_by_itself_as_the_page_has_it(
 ) -> None:
     """But for the names of image and project and the port, which are the test's own."""
     (block,) = [text for text in fenced(HOWTO / "docker.md", "sh") if "docker run" in text]
-    command = shlex.split(block[block.index("docker run") :])
+    command = shlex.split(block[block.index("docker run") :].replace("\\\n", " "))
     override = images_of(tmp_path, config_service=images["service"], etcd=etcd_image)
     with project(engine, COMPOSE / "local.yml", override) as local:
         local("up", "--detach", "--wait", "--no-build", "etcd")

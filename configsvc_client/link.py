@@ -298,13 +298,14 @@ class Link:
         session.opened(self._clock())
         pending = 0
         while True:
+            is_late = False
             try:
                 # The connection's own clock may be another one in tests of time: only differences count.
                 async with asyncio.timeout(max(0.0, session.deadline() - self._clock())):
                     chunk = await response.content.readany()
             except TimeoutError:
                 # After this process or its loop has slept the time is over, although what came meanwhile lies here.
-                chunk = response.content.read_nowait()
+                chunk, is_late = response.content.read_nowait(), True
                 if not chunk:
                     raise session.overdue() from None
             if not chunk:
@@ -313,8 +314,11 @@ class Link:
             for event in decoder.feed(chunk):
                 self._took(session.receive(event, now), take)
             if decoder.pending_bytes > pending:
-                session.active(now)
+                session.active(now, decoder.pending_bytes)
             pending = decoder.pending_bytes
+            if is_late and session.deadline() <= self._clock():
+                # Bytes without end that tell nothing would never let it be silent.
+                raise session.overdue()
             self._log_transport()
             self._log_return()
             self._on_progress()

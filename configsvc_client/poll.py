@@ -115,7 +115,7 @@ class Polls:
         self._suspect_after = self._random.uniform(*SUSPECT_AFTER)
 
     def heard(self) -> None:
-        """The stream brought an event."""
+        """The stream told something of the state."""
         self._heard = True
 
     def beat(self, gap_s: float | None, heartbeat_s: float) -> bool:

@@ -13,6 +13,8 @@ MAX_HEARTBEAT_S = 60.0
 MAX_PATIENCE_S = 60.0
 MIN_LEARNED_HEARTBEAT_S = 1.0
 MISSED_HEARTBEATS = 2
+LEAST_BYTES_PER_S = 1024
+"""An event that arrives more slowly than this is silence: nobody waits for the end of one that drips."""
 
 
 class Pulse:
@@ -22,7 +24,9 @@ class Pulse:
         self.heartbeat_s = heartbeat_s
         """As far as is known: what was said, then what was learned."""
         self.active_at = now
-        """When this connection last brought anything, or was asked for."""
+        """Silence is counted from here: when the stream last told something of the state, or was asked for; later
+        while a large event arrives, as long as it does so quickly enough."""
+        self._told_at = self._heard_at = now
         self._least_s = min(MIN_LEARNED_HEARTBEAT_S, heartbeat_s)
         self._status_at: float | None = None
         self._not_live_since: float | None = None
@@ -36,8 +40,22 @@ class Pulse:
 
     def opened(self, now: float) -> None:
         """A stream begins: the gap to the last one's heartbeats teaches nothing."""
-        self.active_at = now
+        self.told(now)
         self._status_at = None
+
+    def told(self, now: float) -> None:
+        """The stream told something of the state, or is to be given time to do so."""
+        self.active_at = self._told_at = self._heard_at = now
+
+    def heard(self, now: float, pending_bytes: int = 0) -> None:
+        """It brought something else: so much of an event that is not complete, or what has no meaning."""
+        self._heard_at = now
+        self.active_at = max(self.active_at, min(now, self._told_at + pending_bytes / LEAST_BYTES_PER_S))
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing at all arrived since `active_at`."""
+        return self._heard_at <= self.active_at
 
     def beat(self, now: float) -> float | None:
         """A heartbeat arrived; returns the gap to the one before, None for a stream's first."""

@@ -166,7 +166,9 @@ class Reads(ABC):
             stored, wanted, self.why_nothing if snapshot is None else partial(structs.nothing_below, stored, shared)
         )
         if stored.path and stored.is_empty and shared and self._is_news((stored.path, wanted)):
-            logger.warning("%s: all of %s are defaults", structs.nothing_below(stored, shared), values.type_name(wanted))
+            logger.warning(
+                "%s: all of %s are defaults", structs.nothing_below(stored, shared), values.type_name(wanted)
+            )
         if snapshot is None:
             self._default.n += 1
         else:

@@ -176,7 +176,7 @@ class Session:
 
     def asked(self, now: float) -> None:
         """A stream is being opened."""
-        self._pulse.active_at = now
+        self._pulse.told(now)
         self._opened_at = None
         self._floor = self.position
         self._polled_here = False
@@ -191,9 +191,9 @@ class Session:
             self._pulse.begin_anew()
             self.service_state = None
 
-    def active(self, now: float) -> None:
-        """Bytes of an event arrived: a long snapshot over a slow line is no silence."""
-        self._pulse.active_at = now
+    def active(self, now: float, pending_bytes: int) -> None:
+        """An event has come to so many bytes: a long snapshot over a slow line is no silence."""
+        self._pulse.heard(now, pending_bytes)
 
     def deadline(self) -> float:
         """When this connection is to be given up unless an event moves it on."""
@@ -214,7 +214,8 @@ class Session:
         silence_s = self._pulse.silence_s(self._polls.patience)
         if not self._polls.is_answered(self._pulse.active_at):
             self._pulse.missed(silence_s)
-        return LinkError("stalled", f"nothing arrived for {silence_s:.1f} s")
+        what = "nothing" if self._pulse.is_silent else "nothing of a state, only other bytes,"
+        return LinkError("stalled", f"{what} arrived for {silence_s:.1f} s")
 
     def _not_live(self) -> LinkError:
         self._pulse.looked_elsewhere()
@@ -269,8 +270,7 @@ class Session:
 
     def receive(self, event: Event, now: float) -> Outcome:
         """Apply an event; raises `LinkError` where the connection is to be left. Unknown events do nothing."""
-        self._pulse.active_at = now
-        self._polls.heard()
+        self._pulse.heard(now)
         was_proved = self.is_proved
         outcome = self._receive(event, now)
         # Not reached while draining: that `retry` is for one time.
@@ -292,6 +292,7 @@ class Session:
 
     def _snapshot(self, event: Event, now: float) -> Outcome:
         baseline, position = read_snapshot(event, (self.namespace, self.environment))
+        self._told(now)
         if self._overtaken(position):
             return _NOTHING
         notice = self._doubt.look(position, self.position, now)
@@ -336,6 +337,7 @@ class Session:
         assert self.position is not None
         if id.revision < self.position.revision:
             return _NOTHING
+        self._told(now)
         old = self.snapshot
         self.snapshot = old.apply(delta)
         self._advance(id)
@@ -344,6 +346,10 @@ class Session:
 
     def _status(self, event: Event, now: float) -> None:
         status, id = read_status(event, self.position)
+        if status.state == "live" and id is None:
+            # That is no proof of any state.
+            return
+        self._told(now)
         gap = self._pulse.beat(now)
         self._polls.beat(gap, self.heartbeat_s)
         self._pulse.learn(gap)
@@ -363,8 +369,7 @@ class Session:
             retry_s = self.addresses.retry_s if event.retry is None else event.retry / 1000
             raise LinkError("draining", "the service is shutting down", retry_after_s=retry_s)
         if state == "live":
-            if id is not None:
-                self._heard_proof(now)
+            self._heard_proof(now)
             return
         if state == "starting":
             # It has nothing yet, so it knows nothing against the state: that ages as if nobody was there.
@@ -372,6 +377,11 @@ class Session:
         else:
             self._freshness.said_stale(now)
         self._heard_not_live(f"{state} since {status.since}", now)
+
+    def _told(self, now: float) -> None:
+        """The stream tells something of the state; all else that it brings is silence."""
+        self._pulse.told(now)
+        self._polls.heard()
 
     def _heard_not_live(self, what: str, now: float) -> None:
         self._pulse.not_live(now)

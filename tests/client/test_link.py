@@ -30,6 +30,7 @@ from tests.client.support import (
     change,
     eventually,
     snapshot,
+    state,
     status,
 )
 
@@ -126,11 +127,37 @@ async def test_comments_are_no_sign_of_life() -> None:
         await eventually(lambda: client.status.revision == 6)
 
 
+@pytest.mark.parametrize(
+    "empty",
+    [
+        Beat(b"x", 0.02),
+        Beat(b"event: ping\ndata: {}\n\n", 0.02),
+        Beat(b"event: ping\ndata: " + b"x" * 4096 + b"\n\n", 0.0),
+        Beat(status(5, with_id=False), 0.02),
+    ],
+    ids=["an event that drips", "unknown events", "unknown events without a pause", "live without id"],
+)
+async def test_bytes_that_tell_nothing_are_no_sign_of_life(empty: Beat) -> None:
+    first, second = Service([snapshot({}, 5), empty]), Service([snapshot({}, 6), Beat(status(6))])
+    async with first.run(), second.run(), client_of(first, second, heartbeat_s=0.2) as client:
+        await eventually(lambda: client.status.revision == 6)
+        assert len(first.watches) == 1
+
+
+async def test_a_stream_that_tells_nothing_is_polled_beside() -> None:
+    service = Service([snapshot({"a": 1}, 5), Beat(b"event: ping\ndata: {}\n\n", 0.02)])
+    service.state = state({"a": 2}, 6)
+    async with service.run(), client_of(service, heartbeat_s=0.2) as client:
+        await eventually(lambda: client.status.revision == 6)
+        await eventually(lambda: client.status.transport == "polling")
+        assert client.status.state == "live"
+
+
 async def test_a_slow_snapshot_is_no_silence() -> None:
-    data = snapshot({"a": "x" * 400}, 5)
+    data = snapshot({"a": "x" * 8000}, 5)
     steps: list[Any] = []
-    for start in range(0, len(data), 20):
-        steps += [data[start : start + 20], 0.06]
+    for start in range(0, len(data), 400):
+        steps += [data[start : start + 400], 0.06]
     async with Service([*steps, Beat(status(5))]).run() as service, client_of(service, heartbeat_s=0.7) as client:
         await client.wait_ready(20)
         assert len(service.watches) == 1

@@ -375,17 +375,68 @@ def test_draining_sends_the_herd_elsewhere_spread_out_and_for_one_time() -> None
 def test_two_missed_heartbeats_end_a_connection() -> None:
     link = Link(heartbeat_s=3)
     assert link.session.deadline() == link.now + 6
+    link.event(snapshot({}, 1))
     link.now += 4
     link.event(status(1))
     assert link.session.deadline() >= link.now + 6
     link.now += 2
-    link.session.active(link.now)
+    link.session.active(link.now, 100_000)
     assert link.session.deadline() >= link.now + 6
     assert link.session.overdue().kind == "stalled"
 
 
+def test_an_event_that_arrives_drop_by_drop_is_silence_and_a_large_one_is_not() -> None:
+    drips, flows = Link(heartbeat_s=3), Link(heartbeat_s=3)
+    for link, bytes_per_s in ((drips, 100), (flows, 2000)):
+        link.event(snapshot({}, 1))
+        start = link.now
+        while link.session.deadline() > link.now and link.now < start + 1000:
+            link.now += 1
+            link.session.active(link.now, int(bytes_per_s * (link.now - start)))
+    assert drips.now < 110
+    assert "only other bytes" in drips.session.overdue().detail
+    assert flows.now >= 1000
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        b"event: ping\ndata: {}\n\n",
+        status(9, with_id=False),
+        status(9).replace(b"id: 0", b"id: z"),
+        change(4, {"a": 1}),
+    ],
+    ids=["unknown", "live without id", "live with a bad id", "a change of long ago"],
+)
+@pytest.mark.parametrize("urls", [1, 2])
+def test_events_that_tell_nothing_are_silence(empty: bytes, urls: int) -> None:
+    link = Link(urls, heartbeat_s=3)
+    link.event(snapshot({}, 9))
+    start = link.now
+    while link.session.deadline() > link.now:
+        link.now += 0.5
+        link.event(empty)
+        assert link.now < start + 10
+    assert link.session.poll_at() < start + 6
+    error = link.session.overdue()
+    assert (error.kind, error.detail) == ("stalled", "nothing of a state, only other bytes, arrived for 6.0 s")
+    assert link.session.heartbeat_s >= 3
+
+
+@pytest.mark.parametrize("state", ["starting", "stale", "behind", "live"])
+def test_whatever_a_service_says_of_itself_is_no_silence(state: str) -> None:
+    link = Link(heartbeat_s=3)
+    link.event(snapshot({}, 9))
+    for _ in range(20):
+        link.now += 3
+        # A service that is behind, or applies a release, has an id that stands; one that starts has none.
+        link.event(status(9 if state == "live" else 8, state, with_id=state != "starting"))
+    assert link.session.deadline() > link.now
+
+
 def test_the_interval_is_learned_and_one_early_status_does_not_shrink_it_much() -> None:
     link = Link()
+    link.event(snapshot({}, 1))
     for _ in range(30):
         link.event(status(1))
         link.now += 2

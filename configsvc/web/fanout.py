@@ -95,17 +95,19 @@ class Fanout:
             asyncio.get_running_loop().call_soon(self._pass)
 
     def _pass(self) -> None:
-        shared = self._hub.shared()
-        for _ in range(min(PASS_STREAMS, len(self._ready))):
-            stream = self._ready.popleft()
-            try:
-                stream.advance(shared)
-            except Exception:
-                log.exception("a stream failed")
-                stream.abort()
-        self._passing = bool(self._ready)
-        if self._passing:
-            asyncio.get_running_loop().call_soon(self._pass)
+        try:
+            shared = self._hub.shared()
+            for _ in range(min(PASS_STREAMS, len(self._ready))):
+                stream = self._ready.popleft()
+                try:
+                    stream.advance(shared)
+                except Exception:
+                    log.exception("a stream failed")
+                    stream.abort()
+        finally:
+            self._passing = bool(self._ready)
+            if self._passing:
+                asyncio.get_running_loop().call_soon(self._pass)
 
     def piece(self, frames: list[Frame], chunked: bool) -> bytes | None:
         """All of `frames` as one piece, made once for streams that share them; None where that is too large."""

@@ -144,6 +144,35 @@ def test_a_reader_beyond_the_store_itself_has_seen_another_history_and_gets_a_sn
         assert kinds(reader.pull())[0] == ("snapshot", 10)
 
 
+def test_readers_at_the_same_place_share_what_they_lack_until_the_hub_moves(hub: Hub, clock: FakeClock) -> None:
+    rebase(hub, 10, stored("a", 1, 4))
+    with hub.subscribe(SCOPE, None) as one, hub.subscribe(SCOPE, None) as two, hub.subscribe(SCOPE, None) as late:
+        frames = one.pull(hub.shared())
+        assert two.pull(hub.shared()) is frames
+        hub.prove(12)
+        assert kinds(late.pull(hub.shared())) == [("snapshot", 12)]
+        put(hub, 13, stored("a", 2, 13))
+        assert one.pull(hub.shared()) is two.pull(hub.shared())
+        assert kinds(late.pull(hub.shared())) == [("change", 13)]
+        hub.tick()
+        assert one.pull(hub.shared()) is late.pull(hub.shared())
+        assert two.pull(hub.shared())
+        clock.at += 11
+        assert [data["state"] for _, _, data in read(one.pull(hub.shared()))] == ["stale"]
+        assert hub.frames_sent == {"snapshot": 3, "change": 3, "status": 4}
+
+
+def test_what_becomes_of_a_reader_ahead_is_its_own(hub: Hub, clock: FakeClock) -> None:
+    rebase(hub, 10, stored("a", 1, 4))
+    with hub.subscribe(SCOPE, EventId(hub.epoch(SCOPE), 25)) as early:
+        clock.at += 1
+        hub.store_at(20)
+        clock.at += 1
+        with hub.subscribe(SCOPE, EventId(hub.epoch(SCOPE), 25)) as late:
+            assert kinds(early.pull(hub.shared())) == [("snapshot", 10)]
+            assert kinds(late.pull(hub.shared())) == [("status", None)]
+
+
 def test_a_listing_after_a_compaction_is_one_change_and_not_a_vanishing(hub: Hub) -> None:
     rebase(hub, 10, stored("a", 1, 4), stored("b", 2, 5), stored("c", 3, 6))
     with hub.subscribe(SCOPE, None) as reader:

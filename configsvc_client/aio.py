@@ -42,6 +42,7 @@ class _Run:
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.is_running: Callable[[], bool] = lambda: False
         self.wake = asyncio.Event()
         self.first = SharedEvent()
         """Set once a service has shown a state, or never will."""
@@ -145,6 +146,14 @@ class AsyncConfigClient:
 
         The first read waits for a snapshot, `start_timeout_s` at most; with a last-known-good file a second at most.
         """
+        # The quick way of `ConfigClient.get`, while there is a loop that keeps the state up to date.
+        if self._run.is_running():
+            each = self._state.each
+            try:
+                for values in each:
+                    return values[key]
+            except (KeyError, TypeError):
+                self._state.missed(each)
         await self._ready()
         return self._state.read(key, default)
 
@@ -336,7 +345,7 @@ class AsyncConfigClient:
                 before.leave()
                 self._run = _Run()
                 self._state.restart()
-            self._run.loop = loop
+            self._run.loop, self._run.is_running = loop, loop.is_running
             self._start_on(loop, self._run)
 
     def _start_on(self, loop: asyncio.AbstractEventLoop, run: _Run) -> None:

@@ -18,7 +18,7 @@ from configsvc_client.callbacks import Callback, StatusCallback, check_plain
 from configsvc_client.iterators import ChangeIterator
 from configsvc_client.metrics import Sample
 from configsvc_client.options import MAX_AGE_S, Tuning, resolve
-from configsvc_client.view import MISSING, ClientStatus, copy_value
+from configsvc_client.view import MISSING, ClientStatus
 from configsvc_client.worker import Worker
 
 T = TypeVar("T")
@@ -80,15 +80,14 @@ class ConfigClient:
 
         The first read waits for a snapshot, `start_timeout_s` at most; with a last-known-good file a second at most.
         """
-        # What reads are measured by: no call in it but the look-up.
-        serving = self._state.serving
-        if serving is not None and (snapshot := serving.session.snapshot) is not None:
-            entry = snapshot.entries.get(key)
-            if entry is not None:
-                serving.n += 1
-                value = entry.value
-                kind = type(value)
-                return copy_value(value) if kind is dict or kind is list else value
+        # What reads are measured by: a look-up without a call in it. `lookup.py` says what this loop is.
+        each = self._state.each
+        try:
+            for values in each:
+                return values[key]
+        except (KeyError, TypeError):
+            if self._state.missed(each):
+                return self._state.read(key, default)
         self._ready()
         return self._state.read(key, default)
 
@@ -104,8 +103,7 @@ class ConfigClient:
         So do all typed reads; what is passed as `default` is returned as it is. Where a default stands in for a value,
         that is logged once per value and counted in `status`.
         """
-        if self._state.serving is None:
-            self._ready()
+        self._ready()
         return self._state.read_as(key, default, values.as_str)
 
     @overload
@@ -119,17 +117,23 @@ class ConfigClient:
     ) -> Any:
         """Return an integer within bounds, which belong to it; `true` and 5.0 are none. See `get_str`."""
         # The quick way of `get`. What is within both bounds shows that they are some.
-        serving = self._state.serving
-        if serving is not None and (snapshot := serving.session.snapshot) is not None:
-            entry = snapshot.entries.get(key)
-            value = None if entry is None else entry.value
-            if type(value) is int and (min_val is None or min_val <= value) and (max_val is None or value <= max_val):
-                serving.n += 1
-                return value
+        each = self._state.each
+        try:
+            for found in each:
+                value = found[key]
+                if (
+                    type(value) is int
+                    and (min_val is None or min_val <= value)
+                    and (max_val is None or value <= max_val)
+                ):
+                    return value
+                break
+        except (KeyError, TypeError):
+            pass
+        self._state.missed(each)
         if min_val is not None or max_val is not None:
             values.check_bounds(min_val, max_val)
-        if self._state.serving is None:
-            self._ready()
+        self._ready()
         return self._state.read_as(key, default, values.as_int, min_val, max_val)
 
     @overload
@@ -146,8 +150,7 @@ class ConfigClient:
         """Return a number within bounds, which belong to it, as a float; integers are numbers too. See `get_str`."""
         if min_val is not None or max_val is not None:
             values.check_bounds(min_val, max_val)
-        if self._state.serving is None:
-            self._ready()
+        self._ready()
         return self._state.read_as(key, default, values.as_float, min_val, max_val)
 
     @overload
@@ -158,8 +161,7 @@ class ConfigClient:
 
     def get_bool(self, key: str, default: Any = MISSING) -> Any:
         """Return True or False; 1 and `"yes"` are neither. See `get_str`."""
-        if self._state.serving is None:
-            self._ready()
+        self._ready()
         return self._state.read_as(key, default, values.as_bool)
 
     @overload
@@ -173,8 +175,7 @@ class ConfigClient:
 
     def get_json(self, key: str, default: Any = MISSING, *, type: Any = Any) -> Any:
         """Return any value, made into `type` by msgspec where one is given, without guessing. See `get_str`."""
-        if self._state.serving is None:
-            self._ready()
+        self._ready()
         return self._state.read_as(key, default, values.as_type, type)
 
     def as_struct(self, type: type[T], prefix: str = "") -> T:
@@ -193,7 +194,7 @@ class ConfigClient:
 
     def _ready(self) -> None:
         """Wait where a first read has to."""
-        if self._state.serving is None and self._state.snapshot is None:
+        if not self._state.is_served and self._state.snapshot is None:
             self._wait_first()
 
     def _wait_first(self) -> None:

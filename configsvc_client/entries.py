@@ -121,7 +121,13 @@ class Entries(Mapping[str, Entry]):
 
     def get(self, key: str, default: Any = None) -> Any:
         """The entry of a key, else `default`."""
-        return self._rows[self._row(key)].part(key).get(key, default)
+        try:
+            row = self._rows[bisect_right(self._starts, key) - 1]
+            return row.parts[bisect_right(row.starts, key) - 1].get(key, default)
+        except TypeError:
+            # What has no order among strings is no key; what cannot be hashed is refused, as by any mapping.
+            hash(key)
+            return default
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and key in self._rows[self._row(key)].part(key)

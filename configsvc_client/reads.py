@@ -9,11 +9,12 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
+from itertools import repeat
 from typing import Any, TypeVar
 
 from configsvc_client import structs, values, view
 from configsvc_client.errors import ConfigKeyError, ConfigValueError
-from configsvc_client.session import Session
+from configsvc_client.lookup import IS_ATOMIC, Lookup, Tally
 from configsvc_client.snapshot import Snapshot
 from configsvc_client.view import MISSING, copy_value
 
@@ -25,75 +26,88 @@ _MAX_SAID = 1024
 """Unfit values and empty prefixes that are remembered as logged."""
 
 
-class Tally:
-    """A number of reads, beside the session that answers them: a read adds to it without asking which one it is."""
-
-    __slots__ = ("n", "session")
-
-    session: Session
-    """Set once it is proved; before that nobody looks at it here."""
-
-    def __init__(self) -> None:
-        self.n = 0
-
-
 class Reads(ABC):
-    """Answers from the session's snapshot. Its heir says when another one, or none, is to be taken."""
+    """Answers from a state. Its heir says from which one, or none."""
 
-    session: Session
+    __slots__ = ("__dict__", "__weakref__", "each")
+
+    each: "repeat[dict[str, Any]]"
+    """What look-ups go through: hands out the dictionary and counts for one source, or hands out an empty one."""
 
     def __init__(self) -> None:
         self.invalid_values = 0
         self._said: dict[tuple[object, ...], object] = {}
-        self.serving: Tally | None = None
-        """Where reads are counted once the session is proved; then there is nothing left to ask before a look-up."""
+        self.lookup = Lookup()
+        self._nothing = Tally({})
+        self.each = self._nothing.each
         self.forget_reads()
 
     def forget_reads(self) -> None:
         """Count from nothing."""
         self.invalid_values = 0
-        self._live, self._memory, self._disk, self._default = Tally(), Tally(), Tally(), Tally()
+        values = self.lookup.values
+        self._live, self._memory, self._disk, self._default = (Tally(values) for _ in range(4))
         self._proved = self._live
-        if self.serving is not None:
-            self.serve(self.session, is_live=True)
+        if self.is_served:
+            self.each = self._proved.each
 
     @property
     def reads(self) -> dict[str, int]:
         """How many reads were answered from where."""
         return {
-            "live": self._live.n,
-            "memory": self._memory.n,
-            "disk": self._disk.n,
-            "default": self._default.n,
+            "live": self._live.total,
+            "memory": self._memory.total,
+            "disk": self._disk.total,
+            "default": self._default.total,
         }
 
-    def serve(self, session: Session, *, is_live: bool) -> None:
-        """Answer from a session that is proved. Called again by whoever notices that it is live, or not any more."""
-        self._live.session = self._memory.session = session
+    @property
+    def is_served(self) -> bool:
+        """Whether reads are look-ups, with nothing left to ask before."""
+        return self.each is not self._nothing.each
+
+    def serve(self, *, is_live: bool) -> None:
+        """Answer by look-ups: the state is proved, and shown. Called again where it is live, or not any more."""
         self._proved = self._live if is_live else self._memory
-        self.serving = self._proved
+        if IS_ATOMIC:
+            self.each = self._proved.each
+
+    def unserve(self) -> None:
+        """Let every read ask first."""
+        self.each = self._nothing.each
+
+    def missed(self, each: "repeat[dict[str, Any]]") -> bool:
+        """Take back what a look-up has counted that did not answer the read; whether there was something to look in."""
+        if each is self._live.each:
+            self._live.n -= 1
+        elif each is self._memory.each:
+            self._memory.n -= 1
+        else:
+            return False
+        return True
 
     @abstractmethod
     def _answering(self) -> Snapshot | None:
-        """The state that a read is answered from. Sets `serving` once it may be."""
+        """The state that a read is answered from which is no look-up."""
 
     @abstractmethod
     def why_nothing(self) -> str:
         """A sentence for an error: why there is no state."""
 
-    def _count(self) -> None:
-        tally = self.serving or self._disk
-        tally.n += 1
+    def _source(self) -> Tally:
+        """Where such a read is counted."""
+        return self._disk
 
     # ---- one value ----------------------------------------------------------------------------------------------
 
     def read(self, key: str, default: Any) -> Any:
-        """Answer from the state as it is now; raises `ConfigKeyError` only."""
-        value = self._find(key)
-        if value is MISSING:
+        """Answer what is no look-up from the state as it is now; raises `ConfigKeyError` only."""
+        snapshot = self._answering()
+        entry = None if snapshot is None else snapshot.entries.get(key)
+        if entry is None:
             return self._absent(key, default)
-        self._count()
-        return copy_value(value)
+        self._source().n += 1
+        return copy_value(entry.value)
 
     def read_as(self, key: str, default: Any, rule: Callable[..., Any], *more: Any) -> Any:
         """Answer with what a rule of `values.py` makes of the value; raises `ConfigKeyError` or `ConfigValueError`."""
@@ -104,13 +118,14 @@ class Reads(ABC):
             answer = rule(value, *more)
         except values.Unfit as unfit:
             return self._unfit(key, value, default, unfit.wanted)
-        self._count()
+        self._source().n += 1
         return answer
 
     def _find(self, key: str) -> Any:
         """The shared value itself, `MISSING` where there is none."""
-        serving = self.serving
-        snapshot = self._answering() if serving is None else serving.session.snapshot
+        if self.is_served and (value := self.lookup.values.get(key, MISSING)) is not MISSING:
+            return value
+        snapshot = self._answering()
         entry = None if snapshot is None else snapshot.entries.get(key)
         return MISSING if entry is None else entry.value
 
@@ -153,7 +168,7 @@ class Reads(ABC):
         snapshot = self._answering()
         if snapshot is None:
             return {}
-        self._count()
+        self._source().n += 1
         return view.values(snapshot)
 
     def read_struct(self, wanted: type[T], prefix: str) -> T:
@@ -172,5 +187,5 @@ class Reads(ABC):
         if snapshot is None:
             self._default.n += 1
         else:
-            self._count()
+            self._source().n += 1
         return made

@@ -20,6 +20,7 @@ The rules:
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from random import Random
 from typing import Literal, NamedTuple
 
@@ -56,7 +57,9 @@ _NOTHING = Outcome()
 class Session:
     """One scope as one client holds it, over any number of connections to any of the addresses."""
 
-    def __init__(self, options: Options, random: Random, now: float) -> None:
+    def __init__(
+        self, options: Options, random: Random, now: float, on_state: Callable[[], None] = lambda: None
+    ) -> None:
         self.namespace = options.namespace
         self.environment = options.environment
         self.snapshot: Snapshot | None = None
@@ -67,6 +70,8 @@ class Session:
         """Streams that were opened."""
         self.failures: Counter[Kind] = Counter()
         """Streams and addresses that were left, by why."""
+        # Called with each other `snapshot` before the position, and with it what is told of the state, moves on.
+        self._on_state = on_state
         self._options = options
         self._tuning = options.tuning
         self._random = random
@@ -327,6 +332,7 @@ class Session:
         is_same = self.snapshot is not None and self.snapshot.is_same(taken)
         if not is_same:
             self.snapshot = taken
+            self._on_state()
         self.position = position
         self._resume = True
         return not is_same
@@ -340,6 +346,7 @@ class Session:
         self._told(now)
         old = self.snapshot
         self.snapshot = old.apply(delta)
+        self._on_state()
         self._advance(id)
         self._heard_proof(now)
         return Outcome(self.snapshot) if self.snapshot is not old else _NOTHING

@@ -14,6 +14,7 @@ from typing import get_args
 
 from configsvc_client.callbacks import Callbacks
 from configsvc_client.errors import ClientClosed, Kind, LinkFailed
+from configsvc_client.lookup import Tally
 from configsvc_client.metrics import Sample, samples
 from configsvc_client.options import Options
 from configsvc_client.reads import Reads
@@ -50,7 +51,7 @@ class ClientState(Reads):
         self.options = options
         self._started = time.monotonic()
         self._started_at = datetime.now(UTC)
-        self.session = Session(options, random.Random(), self._started)
+        self.session = self._session()
         self._told: Snapshot | None = None
         self.callbacks = Callbacks(wake)
         self._hidden: Session | None = None
@@ -71,15 +72,23 @@ class ClientState(Reads):
         scope = f"{s.namespace or '?'}/{s.environment or '?'}"
         return f"{scope} {self.status.state} at {s.position or 'nothing'} via {s.endpoint.url}"
 
+    def _session(self) -> Session:
+        return Session(self.options, random.Random(), time.monotonic(), self._show)
+
+    def _show(self) -> None:
+        self.lookup.show(lambda: self.session.snapshot)
+
     # ---- a new process or loop ----------------------------------------------------------------------------------
 
     def restart(self) -> None:
         """Go on with what is held, in a session that nobody has moved yet; for a new link, on another loop."""
         held = self._hidden or self.session
-        session = Session(self.options, random.Random(), time.monotonic())
+        session = self._session()
         session.inherit(held)
-        self._hidden = self.serving = None
+        self._hidden = None
+        self.unserve()
         self.session = session
+        self._serve()
         if self.is_closed:
             session.stopped()
             return
@@ -91,11 +100,12 @@ class ClientState(Reads):
     def hide(self) -> None:
         """Show nothing until `restart`: only a read that finds nothing looks any further, and all others cost less."""
         self._hidden = self._hidden or self.session
-        self.serving = None
-        self.session = Session(self.options, random.Random(), time.monotonic())
+        self.unserve()
+        self.session = self._session()
 
     def forget_counts(self) -> None:
         """Count from nothing: another process adds up for itself. To be called before `hide` and `restart`."""
+        self.lookup.after_fork()
         self.forget_reads()
         self.changes = self.callbacks.errors = self._losses = 0
         self.session.forget_counts()
@@ -133,14 +143,19 @@ class ClientState(Reads):
         """
         now = time.monotonic()
         before, self._observed = self._observed, self._seen(now)
-        if self.session.is_proved:
-            self.serve(self.session, is_live=self._observed[1] == "live")
+        self._serve()
         if self._observed != before and not self.is_closed:
             self._log(before[0], now)
             self.callbacks.push_status(self.status)
         if self.session.is_link_live:
             self._losses = self.session.failures.total()
         return self.session.stale_in_s(now)
+
+    def _serve(self) -> None:
+        """Let reads be look-ups, once the state is proved."""
+        if self.session.is_proved:
+            self._show()
+            self.serve(is_live=not self.is_closed and self._observed[1] == "live")
 
     def _log(self, before: State, now: float) -> None:
         """Of the state, where the link has not said it: a loss is one thing, that values may be old another."""
@@ -164,8 +179,8 @@ class ClientState(Reads):
         self._is_released = True
         if self._closed is None:
             self._closed = time.monotonic()
-            if self.session.is_proved:
-                self.serve(self.session, is_live=False)
+            if self.is_served:
+                self.serve(is_live=False)
             self.callbacks.wake_listeners()
 
     # ---- the application's side ---------------------------------------------------------------------------------
@@ -187,11 +202,11 @@ class ClientState(Reads):
 
     def _answering(self) -> Snapshot | None:
         """The state that a read is answered from, so that `take` knows what the application has seen."""
+        if self.each is not self._nothing.each:
+            return self.lookup.snapshot
         session = self.session
         # In this order: what is read after a proof is not older than what is proved.
         if session.is_proved:
-            if self.serving is None:
-                self.serve(session, is_live=not self.is_closed and self._observed[1] != "memory")
             return session.snapshot
         while True:
             # The note first, then a second look: whichever of the link and this comes last sees the other.
@@ -202,6 +217,9 @@ class ClientState(Reads):
                 self._answered_from = snapshot
             if self.snapshot is snapshot:
                 return snapshot
+
+    def _source(self) -> Tally:
+        return self._proved if self.each is not self._nothing.each or self.session.is_proved else self._disk
 
     @property
     def is_closed(self) -> bool:

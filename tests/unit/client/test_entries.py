@@ -132,6 +132,7 @@ def test_it_says_what_it_is_and_refuses_what_dicts_refuse() -> None:
     assert repr(entries) == f"<Entries of {LARGE} keys>"
     assert entries != 5
     assert 5 not in entries
+    assert entries.get(5, 1) == 1  # type: ignore[arg-type]
     with pytest.raises(KeyError):
         entries["absent"]
     with pytest.raises(TypeError):

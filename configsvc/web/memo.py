@@ -101,6 +101,7 @@ class Answer:
         "status",
         "template",
         "until",
+        "used",
     )
 
     def __init__(
@@ -125,6 +126,8 @@ class Answer:
         self.until = float("-inf")
         """Up to when `data` may be sent as it is, unless the hub moves or rights change before."""
         self.moves = -1
+        self.used = False
+        """Whether it was given since room was last wanted."""
         self.hits = 0
         self.seconds = 0.0
 
@@ -179,9 +182,8 @@ class Memo:
         current = now < answer.until and answer.moves == self._hub.moves
         if answer.rights != self._authenticator.generation or not (current or self._renew(answer, now)):
             self._drop(key)
-            # It was hot: what the ordinary path says now is kept at once.
-            self._sighted.add(hash(key))
             return None
+        answer.used = True
         seconds = self._clock() - now
         if seconds > LATENCY_BUCKETS_S[0]:
             # Something came between; the others are all of one bucket, and are counted together.
@@ -242,20 +244,22 @@ class Memo:
         self._drop(ticket.key)
         if answer.size > self._max_bytes // 4:
             return
-        self._answers[ticket.key] = answer
-        self.bytes += answer.size
+        self._keep(ticket.key, answer)
         while len(self._answers) > self._max_entries or self.bytes > self._max_bytes:
             self._make_room()
 
     def _make_room(self) -> None:
-        """Drop the oldest answer that was not given of late; those that were get a second chance."""
+        """Drop the oldest answer that was not given of late; one that was becomes the newest."""
         key = next(iter(self._answers))
         answer = self._answers[key]
-        hits = answer.hits
         self._drop(key)
-        if hits:
-            self._answers[key] = answer
-            self.bytes += answer.size
+        if answer.used:
+            answer.used = False
+            self._keep(key, answer)
+
+    def _keep(self, key: bytes, answer: Answer) -> None:
+        self._answers[key] = answer
+        self.bytes += answer.size
 
     def _drop(self, key: bytes) -> None:
         answer = self._answers.pop(key, None)

@@ -162,7 +162,6 @@ class Protocol(RequestHandler):
         memo, received = self._memo, self._request_count
         assert memo is not None
         idle = self._idle()
-        self._ticket = None
         self._aligned = is_head(data)
         if self._aligned and idle:
             self._ticket = memo.ticket(self._caller + data)

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import structlog
+from aiohttp import web
 
 from configsvc.core.model import Scope, head_path
 from configsvc.core.policy import ANONYMOUS, Identity
 from configsvc.core.replica import Event
 from configsvc.errors import Unauthenticated
 from configsvc.hub import Hub
-from configsvc.web import context, memo
+from configsvc.web import context, memo, protocol, read
 from configsvc.web.app import create_app
 from tests.support.service import SCOPE, change, connect, fill, head, make_hub, make_settings, serving, stored, until
 from tests.support.wire import Side, request, side
@@ -418,6 +419,47 @@ async def test_a_hot_request_waits_for_the_one_before_it(hot: Side, hub: Hub) ->
     assert hot.hits == 1
 
 
+async def test_an_answer_is_kept_for_its_own_request_only(hub: Hub) -> None:
+    tokens = Tokens()
+    async with side(hub, authenticator=tokens) as one:
+        other = request(f"{PATH}/b", "Authorization: Bearer good")
+        line = one.connect()
+        for asked in (GOOD, other):
+            await line.ask(asked)
+        tokens.gate.clear()
+        line.send(GOOD, other)
+        await line.settle()
+        tokens.gate.set()
+        for _ in range(3):
+            assert b'"key":"a"' in await line.ask(GOOD)
+            assert b'"key":"b"' in await line.ask(other)
+        assert one.hits > 0
+
+
+async def test_where_the_parser_sees_more_than_one_head_it_is_right(hot: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "is_head", lambda data: True)
+    line = hot.connect()
+    for _ in range(3):
+        await line.ask(GET + GET)
+    assert (len(hot.memo), hot.hits) == (0, 0)
+
+
+async def test_an_answer_that_ends_the_connection_is_not_kept(hot: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = read._answer
+
+    def last(*given: Any) -> web.Response:
+        response = answer(*given)
+        response.force_close()
+        return response
+
+    monkeypatch.setattr(read, "_answer", last)
+    for _ in range(3):
+        line = hot.connect()
+        await line.ask(GET)
+        assert line.pipe.closed
+    assert len(hot.memo) == 0
+
+
 async def test_connection_close_closes(hot: Side) -> None:
     line = await hot.warm(GET)
     await line.ask(request(KEY, "Connection: close"))
@@ -619,14 +661,13 @@ async def test_at_level_debug_each_request_has_its_line(hot: Side, debug: list[s
 
 async def test_an_idle_connection_ends_after_its_last_answer_and_not_before(hot: Side) -> None:
     line = await hot.warm(GET)
-    protocol = line.protocol
-    protocol._next_keepalive_close_time = 0
+    line.protocol._next_keepalive_close_time = 0
     await line.ask(GET)
-    protocol._process_keepalive()
+    line.protocol._process_keepalive()
     await line.settle()
     assert not line.pipe.closed
-    protocol._next_keepalive_close_time = 0
-    protocol._process_keepalive()
+    line.protocol._next_keepalive_close_time = 0
+    line.protocol._process_keepalive()
     await line.settle()
     assert line.pipe.closed
     assert hot.hits == 1

@@ -85,8 +85,8 @@ def test_a_crowd_comes_back_after_a_restart_and_nobody_is_turned_away(any_etcd, 
             process.start()
             live = crowd.answer()
             assert live["live"] == STREAMS
-            assert set(live["statuses"]) <= {"200", "refused", "broken off"}
-            assert live["statuses"]["200"] == STREAMS
+            # Who knocks at a process that dies or is not there yet is told so by the system; an answer is a 200.
+            assert {status: many for status, many in live["statuses"].items() if status.isdigit()} == {"200": STREAMS}
         # All of the scope for each at once: what is shared is not held for each.
         scope_mib = sum(map(len, values.values())) / 2**20
         assert peak_mib(process.running.process.pid) < 120 + STREAMS * min(scope_mib, MOST_KIB / 1024)

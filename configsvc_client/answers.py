@@ -46,7 +46,7 @@ async def check(response: aiohttp.ClientResponse) -> None:
         raise LinkError("not_a_stream", f"the answer is a redirect ({status}), which is not followed")
     problem = _Problem()
     if "json" in response.content_type:
-        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             problem = msgspec.json.decode(await read_body(response), type=_Problem)
     is_refusal = 400 <= status < 500 and status not in PASSING_STATUS
     said = problem.detail or ("" if problem.code or not is_refusal else NOT_OURS)

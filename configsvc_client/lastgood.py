@@ -20,7 +20,7 @@ import msgspec
 
 from configsvc_client.doubt import Proof
 from configsvc_client.entries import encoded
-from configsvc_client.protocol import Entry, EventId, parse_event_id
+from configsvc_client.protocol import Entry, EventId, check_nesting, parse_event_id
 from configsvc_client.snapshot import Snapshot
 
 FORMAT = 1
@@ -140,6 +140,7 @@ def decode(content: bytes, *, namespace: str, environment: str, now: datetime, m
     position = EventId(head.epoch, head.position)
     try:
         entries = _entries_decoder.decode(payload)
+        check_nesting(entries)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(f"it does not read ({error}); {DAMAGED}") from error
     if parse_event_id(str(position)) is None or head.position < head.revision:

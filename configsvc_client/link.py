@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import aiohttp
 import msgspec
@@ -25,10 +24,9 @@ from configsvc_client.resolver import DaemonResolver
 from configsvc_client.session import Attempt, Outcome, Session
 from configsvc_client.snapshot import Snapshot
 from configsvc_client.sse import Decoder
+from configsvc_client.token_file import TokenFile
 
 logger = logging.getLogger("configsvc_client")
-
-_MAX_TOKEN = 64 * 1024
 
 
 class _Self(msgspec.Struct, frozen=True):
@@ -53,6 +51,7 @@ class Link:
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._options = options
+        self._token_file = None if options.token_file is None else TokenFile(options.token_file)
         self._session = session
         self._sockets = sockets or Sockets()
         self._clock = clock
@@ -257,24 +256,14 @@ class Link:
     async def _authorization(self, http: aiohttp.ClientSession, endpoint: Endpoint) -> dict[str, str]:
         """The token's header where it may go: to configured addresses, and on loopback to what says it is configsvc."""
         if endpoint.configured:
-            return self._token_header()
+            return await self._token_header()
         said = await self._ask_self(http, endpoint, {}, allow_unauthorized=True)
         if said.service != "configsvc":
             raise LinkError("not_configsvc", "what answers there is not configsvc")
-        return self._token_header() if endpoint.is_loopback else {}
+        return await self._token_header() if endpoint.is_loopback else {}
 
-    def _token_header(self) -> dict[str, str]:
-        """Read anew for each connection, because tokens rotate."""
-        if self._options.token_file is None:
-            return {}
-        try:
-            with Path(self._options.token_file).open("rb") as file:
-                token = file.read(_MAX_TOKEN + 1).strip()
-        except OSError as error:
-            raise LinkError("token", f"token file: {error}") from error
-        if not token or len(token) > _MAX_TOKEN or not all(0x21 <= byte <= 0x7E for byte in token):
-            raise LinkError("token", f"token file {self._options.token_file} does not hold one token")
-        return {"Authorization": f"Bearer {token.decode('ascii')}"}
+    async def _token_header(self) -> dict[str, str]:
+        return {} if self._token_file is None else await self._token_file.header()
 
     async def _ask_self(
         self, http: aiohttp.ClientSession, endpoint: Endpoint, auth: dict[str, str], *, allow_unauthorized: bool = False
@@ -285,7 +274,7 @@ class Link:
             if not (allow_unauthorized and response.status == 401):
                 await check(response)
             said = msgspec.json.decode(await read_body(response), type=_Self)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise LinkError("not_configsvc", f"{endpoint.self_url} does not read: {error}") from error
         finally:
             response.close()

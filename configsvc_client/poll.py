@@ -25,7 +25,7 @@ import msgspec
 
 from configsvc_client.errors import LinkError
 from configsvc_client.options import Endpoint, Options
-from configsvc_client.protocol import Baseline, Entry, EventId, decode_baseline, parse_event_id
+from configsvc_client.protocol import Baseline, Entry, EventId, check_nesting, decode_baseline, parse_event_id
 from configsvc_client.snapshot import Snapshot
 
 SUSPECT_AFTER = (1.25, 1.35)
@@ -37,6 +37,8 @@ SILENT_STREAMS = 2
 TIMELY_BEATS = 3
 MAX_TRIALS = 16
 
+# As RFC 9110 has them, in ASCII: what is sent back must fit into a header.
+_ETAG = re.compile(r'(?:W/)?"[!#-~]{0,256}"', re.ASCII)
 _REVISION = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 
@@ -244,7 +246,8 @@ def read_answer(
         # Nothing is stored, so nothing says when that began.
         baseline = msgspec.structs.replace(baseline, revision=position.revision)
     source, staleness = headers.get("Configsvc-Source", ""), _seconds(headers.get("Configsvc-Staleness", ""))
-    return Answer(position, source, staleness, baseline, headers.get("ETag") if status == 200 else None)
+    etag = headers.get("ETag", "") if status == 200 else ""
+    return Answer(position, source, staleness, baseline, etag if _ETAG.fullmatch(etag) else None)
 
 
 def _decoded(body: bytes) -> Baseline:
@@ -259,6 +262,7 @@ def _absent(content_type: str, body: bytes, scope: tuple[str, str]) -> Baseline 
         return None
     try:
         absent = _absent_decoder.decode(body)
+        check_nesting(absent.entries)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     if absent.code != "scope_not_found":

@@ -6,6 +6,7 @@ service can talk to an older client.
 """
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -14,6 +15,10 @@ import msgspec
 SNAPSHOT = "snapshot"
 CHANGE = "change"
 STATUS = "status"
+
+MAX_NESTING = 100
+"""Containers within one another in a value. A service takes no more, and nobody who goes through a value has to fear
+the depth of it."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -106,12 +111,34 @@ def encode(message: Baseline | Delta | Status) -> bytes:
 
 def decode_baseline(data: bytes | str) -> Baseline:
     """Decode a `snapshot`; raises `msgspec.MsgspecError` for anything that is none."""
-    return _baseline_decoder.decode(data)
+    baseline = _baseline_decoder.decode(data)
+    check_nesting(baseline.entries)
+    return baseline
 
 
 def decode_delta(data: bytes | str) -> Delta:
     """Decode a `change`; raises `msgspec.MsgspecError` for anything that is none."""
-    return _delta_decoder.decode(data)
+    delta = _delta_decoder.decode(data)
+    check_nesting(delta.set)
+    return delta
+
+
+def check_nesting(entries: Mapping[str, Entry]) -> None:
+    """Raise `msgspec.ValidationError` where a value or metadata nests deeper than `MAX_NESTING`."""
+    level = [
+        x for entry in entries.values() for x in (entry.value, entry.metadata) if type(x) is dict or type(x) is list
+    ]
+    nesting = 0
+    while level:
+        nesting += 1
+        if nesting > MAX_NESTING:
+            raise msgspec.ValidationError(f"a value is nested deeper than {MAX_NESTING}")
+        level = [
+            x
+            for one in level
+            for x in (one.values() if type(one) is dict else one)
+            if type(x) is dict or type(x) is list
+        ]
 
 
 def decode_status(data: bytes | str) -> Status:

@@ -13,11 +13,10 @@ from typing import Any
 import msgspec
 
 from configsvc_client import protocol, sse
-from configsvc_client.protocol import Delta, Entry, EventId, Status
+from configsvc_client.protocol import MAX_NESTING, Delta, Entry, EventId, Status
 from configsvc_client.snapshot import Snapshot
 from configsvc_client.view import copy_value
 
-MAX_NESTING = 100
 MAX_KEY_BYTES = 1024
 """What a service takes."""
 

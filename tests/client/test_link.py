@@ -3,8 +3,10 @@
 import asyncio
 import json
 import logging
+import os
 import re
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -224,6 +226,55 @@ async def test_a_bad_answer_is_told_and_the_next_attempt_works(bad: Script, told
         assert all(path.startswith("/v1/watch/") for path, _ in service.record)
 
 
+def nested(levels: int) -> bytes:
+    return b"[" * levels + b"]" * levels
+
+
+def plain(status: int, body: bytes) -> Any:
+    async def handle(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, body=body, content_type="application/json")
+
+    return handle
+
+
+async def test_an_error_that_nests_without_end_is_one_like_others() -> None:
+    bad = plain(503, b'{"x":' + nested(5000) + b"}")
+    async with Service(bad, [snapshot({"a": 1}, 1), HOLD]).run() as service, client_of(service) as client:
+        await client.wait_ready(20)
+        assert await client.get("a") == 1
+
+
+async def test_nor_does_such_an_answer_to_who_it_is_end_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SERVICE_NAME", "CONFIG_ENVIRONMENT"):
+        monkeypatch.delenv(name, raising=False)
+    service = Service([snapshot({"a": 1}, 1), HOLD])
+    answers = [b'{"x":' + nested(5000) + b"}", json.dumps(service.about).encode()]
+
+    async def about(request: web.Request) -> web.StreamResponse:
+        return await plain(200, answers.pop(0) if len(answers) > 1 else answers[0])(request)  # type: ignore[no-any-return]
+
+    service._self = about  # type: ignore[method-assign, assignment]
+    async with service.run(), client_of(service, namespace=None, environment=None) as client:
+        await client.wait_ready(20)
+        assert await client.get("a") == 1
+
+
+@pytest.mark.parametrize("levels", [101, 900, 5000])
+async def test_a_value_that_nests_deeper_than_a_service_takes_is_garbage(levels: int, said: Callable[[], str]) -> None:
+    deep = [data.replace(b'"deep"', nested(levels)) for data in (snapshot({"a": "deep"}, 5), change(6, {"a": "deep"}))]
+    scripts: list[Script] = [[deep[0], HOLD], [snapshot({"a": 1}, 5), deep[1], HOLD], [snapshot({"a": 2}, 7), HOLD]]
+    async with Service(*scripts).run() as service, client_of(service) as client:
+        await eventually(lambda: client.status.revision == 7)
+        assert await client.get("a") == 2
+        assert "does not read" in said()
+
+
+async def test_a_value_that_nests_as_deep_as_a_service_takes_is_one() -> None:
+    data = snapshot({"a": "deep"}, 5).replace(b'"deep"', nested(100))
+    async with Service([data, HOLD]).run() as service, client_of(service) as client:
+        assert json.dumps(await client.get("a")).encode() == nested(100)
+
+
 async def test_a_service_that_comes_late_is_found() -> None:
     port = free_port()
     async with client_of(f"http://127.0.0.1:{port}", start_timeout_s=0) as client:
@@ -393,6 +444,29 @@ async def test_a_sidecar_on_loopback_gets_the_token_once_it_said_what_it_is(
         asked = [(path, headers.get("Authorization")) for path, headers in service.record]
         assert asked[0] == ("/v1/self", None)
         assert asked[-1] == ("/v1/watch/payments/production", "Bearer secret")
+
+
+async def test_a_token_file_that_hangs_delays_no_loop_and_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("configsvc_client.token_file.READ_TIMEOUT_S", 0.05)
+    os.mkfifo(tmp_path / "token")
+    service = Service([snapshot({"a": 1}, 1), HOLD])
+    async with service.run(), client_of(service, token_file=tmp_path / "token", start_timeout_s=0.2) as client:
+        assert await client.get("a", 5) == 5
+        for _ in range(3):
+            client_failures = client._state.session.failures.total()
+            await eventually(lambda before=client_failures: client._state.session.failures.total() > before)
+        assert "nothing could be read within" in (client.status.last_error or "")
+        assert service.record == []
+        assert len([one for one in threading.enumerate() if one.name == "configsvc-token"]) == 1
+        # What hangs is let go; whoever reads again finds a file.
+        (tmp_path / "pipe").hardlink_to(tmp_path / "token")
+        (tmp_path / "file").write_text("secret")
+        (tmp_path / "file").replace(tmp_path / "token")
+        await asyncio.to_thread((tmp_path / "pipe").write_text, "secret")
+        await client.wait_ready(20)
+        assert service.watches[-1]["Authorization"] == "Bearer secret"
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,32 @@ async def test_an_unreadable_entry_adds_to_the_tag_which_is_sent_back_as_it_is()
 # ---- services that do not answer either ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("tag", ['"a\x01b"', "no quotes", '"\u00e9"', '"' + "x" * 4000 + '"'])
+async def test_a_tag_that_is_none_is_not_sent_back(tag: str) -> None:
+    tagged = state({"a": 1}, 5)
+
+    async def odd(request: web.Request) -> web.StreamResponse:
+        response = await tagged(request)
+        if response.status == 200:
+            # Under aiohttp's own check of what it sends.
+            response.headers["ETag"] = "TAG"
+            body = response.body  # type: ignore[attr-defined]
+            head = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
+            text = f"HTTP/1.1 200 OK\r\n{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            assert request.transport is not None
+            request.transport.write(text.replace("TAG", tag).encode() + body)
+            request.transport.close()
+        return response
+
+    service = Service(never)
+    service.state = odd
+    async with service.run(), client_of(service) as client:
+        assert await client.get("a") == 1
+        await eventually(lambda: len(service.polls) >= 3)
+        assert client.status.state == "live"
+        assert {headers.get("If-None-Match") for headers in service.polls[1:]} == {f'"{EPOCH}:5"'}
+
+
 async def test_a_frozen_service_is_left_for_the_next_one() -> None:
     frozen = Service([snapshot({"a": 1}, 5), HOLD], never)
     frozen.state = never

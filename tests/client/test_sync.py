@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -225,6 +227,23 @@ def test_a_defect_ends_the_link_not_the_reads(monkeypatch: pytest.MonkeyPatch) -
             client.wait_ready(1)
         with pytest.raises(LinkFailed, match="a defect"):
             client.close()
+
+
+def test_a_token_file_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "token")
+    code = (
+        "import sys, time, threading; from configsvc_client import ConfigClient\n"
+        "scope = dict(namespace='n', environment='e', cache_dir='off', start_timeout_s=0)\n"
+        "clients = [ConfigClient('http://127.0.0.1:9', token_file=sys.argv[1], **scope) for _ in range(5)]\n"
+        "until = time.monotonic() + 20\n"
+        "def reading(): return [one for one in threading.enumerate() if one.name == 'configsvc-token']\n"
+        "while len(reading()) < 5 and time.monotonic() < until: time.sleep(0.01)\n"
+        "from configsvc_client import worker; worker._stop_all()\n"
+        "print([one.is_alive() for one in threading.enumerate() if one.name == 'configsvc-link'])\n"
+    )
+    arguments = [sys.executable, "-c", code, str(tmp_path / "token")]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
 @pytest.mark.parametrize("url", ["", "http://does-not-exist.invalid:1", NOBODY])

@@ -81,12 +81,15 @@ def test_no_thread_sees_a_value_of_a_later_state_and_then_one_of_an_earlier(
     readers = [threading.Thread(target=read, args=keys) for keys in ((first, last), (last, first))]
     for reader in readers:
         reader.start()
-    for revision in range(1, 400):
-        kind = revision % 4
-        fresh: dict[str, Any] = {first: revision, last: [revision] if kind == 1 else revision}
-        if kind == 2:
-            fresh = {last: [revision]}
-        config.update(fresh if kind else {first: revision}, [last] if not kind else [first] if kind == 2 else [])
+    for revision in range(1, 300):
+        # As many keys between the two as there are, in one order and in the other, so that half a step lasts.
+        order = KEYS[:size] if revision % 8 < 4 else KEYS[size - 1 :: -1]
+        fresh: dict[str, Any] = dict.fromkeys(order, revision)
+        kind = revision % 7
+        if kind == 4:
+            fresh[last] = [revision]
+        absent = {5: [first], 6: [last]}.get(kind, [])
+        config.update({key: value for key, value in fresh.items() if key not in absent}, absent)
     done.set()
     for reader in readers:
         reader.join()

@@ -128,6 +128,13 @@ def _authentication(facts: Facts) -> Iterator[Finding]:
             text=f"etcd refuses us: {reason}",
             todo=known if wanted.user else f"{unknown}, and set ETCD_USER and ETCD_PASSWORD_FILE",
         )
+    if _lacks_user(facts) and not refusals:
+        yield Finding(
+            level="failure",
+            check="authentication",
+            text="etcd's authentication is on, and no user is set here",
+            todo="set ETCD_USER and ETCD_PASSWORD_FILE",
+        )
     if user is not None and user.authentication is False:
         ignored = f"; ETCD_USER={wanted.user} is not looked at" if wanted.user else ""
         yield Finding(
@@ -138,6 +145,12 @@ def _authentication(facts: Facts) -> Iterator[Finding]:
         )
     elif user is not None and user.authentication and wanted.user and not refusals:
         yield from _permissions(facts, user)
+
+
+def _lacks_user(facts: Facts) -> bool:
+    """Whether what we may not is only because we say nothing of who we are."""
+    refused = any(reading is not None and reading.refused for reading in (facts.data, facts.releases))
+    return refused and not facts.wanted.user
 
 
 def _name_first(facts: Facts) -> str:
@@ -173,9 +186,14 @@ def _permissions(facts: Facts, user: UserFacts) -> Iterator[Finding]:
 # ---- what is to be served, and where ---------------------------------------------------------------------------------
 
 
+def _is_told(facts: Facts) -> bool:
+    """Whether why nothing can be read was said of the user."""
+    return _lacks_user(facts) or any(endpoint.refused for endpoint in facts.endpoints)
+
+
 def _data(facts: Facts) -> Iterator[Finding]:
     for reading in (facts.data, facts.releases):
-        if reading is not None and reading.error is not None and not any(e.refused for e in facts.endpoints):
+        if reading is not None and reading.error is not None and not _is_told(facts):
             level: Level = "warning" if reading is facts.releases else "failure"
             yield Finding(
                 level=level,
@@ -188,7 +206,10 @@ def _data(facts: Facts) -> Iterator[Finding]:
             )
     if facts.data is not None and facts.data.error is None:
         yield Finding(
-            level="ok", check="read", subject=facts.data.prefix, text=f"{_keys(facts.data.count)} can be read"
+            level="ok",
+            check="read",
+            subject=facts.data.prefix,
+            text=f"{_keys(facts.data.count)} can be read: all environments, and configsvc's own below _meta",
         )
 
 

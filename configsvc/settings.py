@@ -98,11 +98,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SettingsError(Exception):
-    """Wrong settings: `problems` holds all of them, one line each."""
+    """Wrong settings: `problems` holds all of them, one line each.
 
-    def __init__(self, problems: list[str]) -> None:
+    `shown` is what there would be with defaults in place of what is wrong, to look at and never to run with; `wrong`
+    has the problem of each setting that is wrong by itself.
+    """
+
+    def __init__(
+        self, problems: list[str], *, shown: Settings | None = None, wrong: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+        self.shown = shown
+        self.wrong = dict(wrong or {})
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What should be known besides, a misspelt variable for example: it may be why another one is missing."""
+        return self.shown.warnings if self.shown else ()
 
 
 class Setting(NamedTuple):
@@ -277,6 +290,7 @@ def parse(
     Raises `SettingsError` with every problem of both, `problems` (those found before) first.
     """
     problems = list(problems or ())
+    is_read = not problems
     lines: Mapping[str, Line] = {}
     if text:
         # Most services have no file, and need not have its parser in memory.
@@ -287,10 +301,12 @@ def parse(
     reading = _Reading(environ, lines, file_name)
     reading.read_all()
     problems += reading.problems
-    problems += _together(reading)
+    if is_read:
+        # What a file holds that cannot be read may be just what is missing.
+        problems += _together(reading)
     problems += _files(reading, check_file)
     if problems:
-        raise SettingsError(problems)
+        raise SettingsError(problems, shown=_settings(reading), wrong=reading.wrong)
     return _settings(reading)
 
 
@@ -304,7 +320,7 @@ class _Reading:
         self.values: dict[str, Any] = {}
         self.origin: dict[str, str] = {}
         """For each setting that was set: where, as a message names it."""
-        self.wrong: set[str] = set()
+        self.wrong: dict[str, str] = {}
         self.problems: list[str] = []
 
     def read_all(self) -> None:
@@ -321,8 +337,8 @@ class _Reading:
                     raise Wrong("is set but empty; give it a value or do not set it")
                 self.values[setting.name] = setting.kind.parse(raw.strip())
             except Wrong as error:
-                self.wrong.add(setting.name)
-                self.problems.append(f"{origin}: {error}")
+                self.wrong[setting.name] = f"{origin}: {error}"
+                self.problems.append(self.wrong[setting.name])
 
     def _raw(self, setting: Setting) -> tuple[str | None, str]:
         if (raw := self.environ.get(setting.env)) is not None:
@@ -353,7 +369,7 @@ def _together(reading: _Reading) -> Iterator[str]:
 
 
 def _mode_problems(reading: _Reading) -> Iterator[str]:
-    if reading.wrong & {"mode", "service_name"}:
+    if reading.wrong.keys() & {"mode", "service_name"}:
         return
     mode, service = reading.values["mode"], reading.values["service_name"]
     if mode == "central" and service:

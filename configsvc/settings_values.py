@@ -89,11 +89,16 @@ def _address(text: str) -> Address:
         host = host[1:-1]
         valid = _is_ip(host, 6)
     else:
-        valid = bool(_HOST.fullmatch(host))
+        valid = _is_host(host)
     if not colon or not valid or not _INTEGER.fullmatch(port) or int(port) > 65535:
         hint = f", such as 0.0.0.0{text}" if not host and colon else ", such as 127.0.0.1:8080 or [::1]:8080"
         raise Wrong(f"{shown(text)} is not HOST:PORT{hint}")
     return Address(host, int(port))
+
+
+def _is_host(text: str) -> bool:
+    """Whether a text is a host's name or IPv4 address. One that ends in a number can only be the latter."""
+    return bool(_HOST.fullmatch(text)) and (not text.rpartition(".")[2].isdigit() or _is_ip(text, 4))
 
 
 def _is_ip(text: str, version: int) -> bool:
@@ -116,7 +121,7 @@ def _endpoint(text: str) -> str:
     address = rest.removesuffix("/")
     host, _, port = address.rpartition(":") if re.search(r":[^\]:]*$", address) else (address, "", str(ETCD_PORT))
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    valid = _is_ip(bare, 6) if bare != host else bool(_HOST.fullmatch(host))
+    valid = _is_ip(bare, 6) if bare != host else _is_host(host)
     if separator and scheme.lower() not in ("http", "https"):
         raise Wrong(f"{shown(text)}: the scheme is http or https, not {shown(scheme)}")
     if not valid or not _INTEGER.fullmatch(port) or not 0 < int(port) <= 65535:

@@ -1,7 +1,7 @@
 """Celery: one client at module level; each process of the pool goes on with it by itself.
 
     pip install configsvc celery
-    celery -A celery_app worker --concurrency 2
+    celery -A celery_app worker --concurrency 2 -l info
     python -c 'from celery_app import page; print(page.delay().get(timeout=10))'
 
 The broker here is a folder, so that the example needs no server; put your own in its place.

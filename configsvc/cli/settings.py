@@ -1,12 +1,12 @@
 """`configsvc settings`: what `serve` would run with, and where each value comes from."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from configsvc.cli import exits
-from configsvc.cli.process import load_settings
 from configsvc.cli.serve import ConfigFile
 
 if TYPE_CHECKING:
@@ -24,14 +24,18 @@ def settings(
 
     Value, unit, and where each comes from. Secrets are never read.
 
-    Exit codes: 0, 2 no such setting, 78 wrong settings (all of them listed).
+    Exit codes: 0, 2 no such setting, 78 wrong settings (all of them listed, and marked in the table).
     """
-    loaded = load_settings(config)
+    chosen = _chosen(name)
+    loaded, wrong, problems = _load(config)
     from configsvc.cli import output
 
-    for warning in loaded.warnings:
-        exits.warn(f"warning: {warning}")
-    rows = [_row(setting, loaded) for setting in _chosen(name)]
+    if name is not None:
+        # Asked about one setting, what is wrong with others is no answer.
+        problems = [wrong[setting.name] for setting in chosen if setting.name in wrong]
+    for line in (*(f"warning: {one}" for one in loaded.warnings), *problems):
+        exits.warn(line)
+    rows = [_row(setting, loaded, wrong) for setting in chosen]
     if as_json:
         output.line(output.json_text(rows[0] if name else rows, indent=2))
     elif name:
@@ -39,8 +43,22 @@ def settings(
     else:
         output.table(
             ("setting", "value", "unit", "from"),
-            [(row["variable"], _text(row["value"]), row["unit"], _origin(row)) for row in rows],
+            [(row["variable"], _value(row), row["unit"], _origin(row)) for row in rows],
         )
+    if problems:
+        raise typer.Exit(exits.CONFIG)
+
+
+def _load(config: Path | None) -> "tuple[Settings, dict[str, str], list[str]]":
+    """The settings, those of them that are wrong (with their defaults instead), and every problem."""
+    from configsvc.settings import SettingsError, load
+
+    try:
+        return load(os.environ, config), {}, []
+    except SettingsError as error:
+        if error.shown is None:
+            raise
+        return error.shown, error.wrong, error.problems
 
 
 def _chosen(name: str | None) -> "list[Setting]":
@@ -57,8 +75,8 @@ def _chosen(name: str | None) -> "list[Setting]":
     return [found]
 
 
-def _row(setting: "Setting", loaded: "Settings") -> dict[str, Any]:
-    """One setting with its value as JSON has it. None is: not set, and no default."""
+def _row(setting: "Setting", loaded: "Settings", wrong: dict[str, str]) -> dict[str, Any]:
+    """One setting with its value as JSON has it. None is: not set, and no default; or wrong, and then there is why."""
     value = getattr(loaded, setting.name)
     where = loaded.origins.get(setting.name)
     if setting.name == "environment" and where:
@@ -67,11 +85,12 @@ def _row(setting: "Setting", loaded: "Settings") -> dict[str, Any]:
     return {
         "variable": setting.env,
         "key": setting.key,
-        "value": _plain(value),
+        "value": None if setting.name in wrong else _plain(value),
         "unit": setting.kind.unit,
         "default": where is None,
         "origin": "default" if where is None else "environment" if where == setting.env else "file",
         "where": where,
+        "problem": wrong.get(setting.name),
         "description": setting.doc,
     }
 
@@ -86,6 +105,10 @@ def _plain(value: Any) -> Any:
             return list(value)
         case _:
             return value
+
+
+def _value(row: dict[str, Any]) -> str:
+    return "(wrong)" if row["problem"] else _text(row["value"])
 
 
 def _text(value: Any) -> str:
@@ -112,7 +135,7 @@ def _origin(row: dict[str, Any]) -> str:
 def _explain(row: dict[str, Any]) -> None:
     from configsvc.cli import output
 
-    output.line(output.printable(f"{row['variable']} = {_text(row['value'])} {row['unit']}").rstrip())
+    output.line(output.printable(f"{row['variable']} = {_value(row)} {row['unit']}").rstrip())
     output.line(output.printable(f"from: {_origin(row)}"))
     output.line(f"in the file: {row['key']}")
     output.line("")

@@ -301,6 +301,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
         return self.version if self.release else None
 
 
+_ENTRY_SHAPE = 'store an object that has the value in it, such as {"value": 20}'
 _SHARED_BYTES = 1024
 """Larger metadata is nobody else's."""
 _entry_decoder = msgspec.json.Decoder(_Entry)
@@ -312,9 +313,12 @@ _canonical_encoder = msgspec.json.Encoder(order="deterministic")
 
 def decode_entry(stored: bytes) -> StoredEntry:
     """Decode what is stored under an entry's key; raises `Unreadable` for anything but an entry."""
-    entry = decode(_entry_decoder, stored)
+    try:
+        entry = decode(_entry_decoder, stored)
+    except Unreadable as error:
+        raise Unreadable(f"{error}; {_ENTRY_SHAPE}") from None
     if entry.value is msgspec.UNSET:
-        raise Unreadable('the object has no "value"')
+        raise Unreadable(f'the object has no "value"; {_ENTRY_SHAPE}')
     if type(entry.value) is not str:
         check_value(entry.value)
     raw = bytes(entry.metadata)

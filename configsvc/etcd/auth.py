@@ -118,9 +118,12 @@ class Auth:
         if self._password_file is None:
             raise Refused(f"user {self._user!r} has no password file")
         try:
-            return self._password_file.read_text("utf-8").rstrip("\r\n")
+            password = self._password_file.read_text("utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             raise Refused(f"password file {self._password_file}: {error}") from error
+        if not password:
+            raise Refused(f"password file {self._password_file} is empty")
+        return password
 
 
 def expiry(token: str) -> float | None:

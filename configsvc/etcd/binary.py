@@ -19,7 +19,9 @@ class LocalEtcdError(Exception):
 def find_binary(named: Path | None = None, program: str = "etcd") -> Path:
     """The binary to run. Raises `LocalEtcdError` that says what to install."""
     if named:
-        path = named.with_name(program + named.suffix)
+        # Its name is its own; the programs beside it have theirs. A bare name would be looked for on the PATH.
+        named = named.absolute()
+        path = named if program == "etcd" else named.with_name(program + named.suffix)
         if not path.is_file():
             raise LocalEtcdError(f"{path}: no such file")
         return path

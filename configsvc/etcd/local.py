@@ -109,8 +109,12 @@ class LocalMember:
         """Start the process; `wait_ready` waits for it."""
         if self.running:
             return
-        self.data_dir.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_path.open("ab") as log:
+        try:
+            self.data_dir.parent.mkdir(parents=True, exist_ok=True)
+            log = self.log_path.open("ab")
+        except OSError as error:
+            raise LocalEtcdError(f"etcd's data cannot be kept in {self.data_dir.parent}: {error.strerror}") from error
+        with log:
             self.process = _spawn(self.command(), log)
 
     def command(self) -> list[str]:

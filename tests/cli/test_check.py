@@ -185,6 +185,23 @@ def test_a_user_with_what_it_needs(users, tmp_path):
     assert "expires in" in bad["certificate"]["text"], "they are made for a day"
 
 
+def test_no_user_where_etcd_wants_one(users, tmp_path):
+    settings, _, _ = users
+    told = {name: value for name, value in settings.items() if name != "ETCD_PASSWORD_FILE"}
+    bad, _ = checked(*FAST, cwd=tmp_path, code=1, **told)
+    # Some versions refuse to tell even their status, others only what is stored.
+    assert "set ETCD_USER and ETCD_PASSWORD_FILE" in bad["authentication"]["todo"]
+    assert "read" not in bad
+
+
+def test_an_empty_password_file(users, tmp_path):
+    settings, _, _ = users
+    (tmp_path / "empty").write_text("\n")
+    done = run(*CHECK, *FAST, cwd=tmp_path, **LISTEN | settings | {"ETCD_USER": "exact", "ETCD_PASSWORD_FILE": "empty"})
+    assert done.returncode in (1, 78)
+    assert "password file empty is empty" in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("user", "code", "check", "says"),
     [

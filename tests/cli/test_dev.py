@@ -1,5 +1,6 @@
 """`configsvc dev` as a process: what it prints works as printed, and nothing is left behind."""
 
+import os
 import re
 import signal
 import socket
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from configsvc.cli.sample import VALUES
+from configsvc.etcd.binary import find_binary
 from tests.cli.commands import CONFIGSVC, DEADLINE_S, Running, environ, get, run, until
 
 DEV = (*CONFIGSVC, "dev", "--port", "0")
@@ -60,10 +62,52 @@ def test_sample_data_a_change_and_a_clean_end(number, tmp_path):
             lambda: get(f"{service}/v1/config/demo/development")["values"]["database.pool_size"] == 20,
         )
 
+        checked = shell(printed_command(dev, " check"), tmp_path)
+        assert "runs there, serves demo" in checked
+        assert "failure" not in checked
+
         assert dev.stop(number) == 0
+        assert dev.err == "", "nothing is wrong, and what to try is on stdout"
         assert not is_open(etcd)
         assert not is_open(service)
-    assert "Traceback" not in dev.err
+
+
+@pytest.mark.parametrize("folder", ["/etc/passwd", "/proc/x", "/etc/passwd/x"])
+def test_a_folder_that_cannot_be_is_exit_69(folder, tmp_path):
+    done = run(*DEV, "--data", folder, cwd=tmp_path)
+    assert done.returncode == 69
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"configsvc: no data can be kept in {folder}: ")
+    assert done.stderr.endswith("; choose another with --data\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a link")
+def test_the_binary_may_have_any_name(tmp_path):
+    (tmp_path / "my-etcd-3.5").symlink_to(find_binary())
+    with Running(*DEV, "--memory", cwd=tmp_path, CONFIGSVC_ETCD_BINARY="my-etcd-3.5") as dev:
+        ready(dev)
+        assert "etcdctl --endpoints=" in dev.out
+        assert dev.stop(signal.SIGINT) == 0
+
+
+def test_more_is_logged_where_that_is_wanted(tmp_path):
+    with Running(*DEV, "--memory", cwd=tmp_path, CONFIGSVC_LOG_LEVEL="info") as dev:
+        ready(dev)
+        assert dev.stop(signal.SIGINT) == 0
+    assert "watching etcd" in dev.err
+    assert "may silently diverge" not in dev.err
+
+
+def test_what_contradicts_itself_is_exit_2(tmp_path):
+    for options in (["--central", "--service", "x"], ["--memory", "--data", "x"]):
+        done = run(*DEV, *options, cwd=tmp_path)
+        assert done.returncode == 2
+        assert options[0] in done.stderr
+
+
+def test_a_file_that_is_not_there_is_the_only_problem(tmp_path):
+    done = run(*DEV, "--config", "nope.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (78, "configsvc: nope.yaml: No such file or directory\n")
 
 
 def test_the_printed_python_works(tmp_path):
@@ -168,4 +212,5 @@ def test_it_ends_when_etcd_does(tmp_path):
         assert len(children) == 1
         subprocess.run(["kill", "-9", children[0]], check=True)
         assert dev.process.wait(DEADLINE_S) == 69
-    assert "etcd was killed (signal 9)" in dev.err
+    assert dev.err.splitlines()[-1] == "configsvc: etcd was killed (signal 9)"
+    assert "etcdmain" not in dev.err, "what its log says of its start"

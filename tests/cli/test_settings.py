@@ -34,6 +34,7 @@ def test_every_setting_with_its_origin(tmp_path):
         "default": True,
         "origin": "default",
         "where": None,
+        "problem": None,
         "description": "",
     }
     assert found["CONFIGSVC_MODE"]["value"] == "sidecar", "the effective value, where a rule decides"
@@ -93,10 +94,38 @@ def test_secrets_are_not_shown(tmp_path):
 def test_wrong_settings_are_those_of_serve(tmp_path):
     wrong = {"ETCD_ENDPOINTS": "http://u:hunter2@etcd:2379", "CONFIGSVC_DRAIN_S": "soon"}
     done = run(*SETTINGS, cwd=tmp_path, **wrong)
-    assert (done.returncode, done.stdout) == (78, "")
+    assert done.returncode == 78
     assert done.stderr == run(*CONFIGSVC, "serve", cwd=tmp_path, **wrong).stderr
     assert len(done.stderr.splitlines()) == 3
-    assert "hunter2" not in done.stderr
+    assert "hunter2" not in done.stdout + done.stderr
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines] == [setting.env for setting in TABLE]
+    assert ["CONFIGSVC_DRAIN_S", "(wrong)", "s", "environment"] in lines
+    assert ["CONFIGSVC_HEARTBEAT_S", "5", "s", "default"] in lines
+    done = run(*SETTINGS, "--json", cwd=tmp_path, **wrong)
+    row = {row["variable"]: row for row in json.loads(done.stdout)}["CONFIGSVC_DRAIN_S"]
+    assert (done.returncode, row["value"], row["origin"]) == (78, None, "environment")
+    assert row["problem"].startswith("CONFIGSVC_DRAIN_S: 'soon' is not a number of seconds from 0 to 3600")
+
+
+def test_one_is_explained_whatever_is_wrong_with_others(tmp_path):
+    done = run(*SETTINGS, "heartbeat_s", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("CONFIGSVC_HEARTBEAT_S = 5 s\n")
+    done = run(*SETTINGS, "drain_s", cwd=tmp_path, CONFIGSVC_DRAIN_S="soon")
+    assert done.returncode == 78
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout.startswith("CONFIGSVC_DRAIN_S = (wrong) s\nfrom: environment\n")
+    done = run(*SETTINGS, "hartbeat_s", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_misspelt_variable_is_told_beside_what_is_missing_because_of_it(tmp_path):
+    done = run(*CONFIGSVC, "serve", cwd=tmp_path, CONFIGSVC_SERVICE_NAME="payments")
+    assert done.returncode == 78
+    first, second = done.stderr.splitlines()
+    assert first == "configsvc: warning: CONFIGSVC_SERVICE_NAME: no such setting; did you mean SERVICE_NAME?"
+    assert second.startswith("configsvc: SERVICE_NAME: is not set; ")
 
 
 def test_the_file_of_the_option(tmp_path):

@@ -211,6 +211,17 @@ def test_etcd_wants_a_user() -> None:
     assert "set ETCD_USER" in found.todo
 
 
+def test_without_a_user_what_is_refused_is_one_finding() -> None:
+    data, releases = (
+        Reading(prefix=prefix, error="user name is empty", refused=True)
+        for prefix in ("/config/payments/", "/configsvc/releases/payments/")
+    )
+    for user in (UserFacts(authentication=True), None):
+        (found,) = troubles(changed(user=user, wanted=wanted(user=None), data=data, releases=releases, scope=None))
+        assert (found.level, found.check) == ("failure", "authentication")
+        assert found.todo == "set ETCD_USER and ETCD_PASSWORD_FILE"
+
+
 def test_the_flag_is_that_of_the_version() -> None:
     silent = Progress(state="silent", seconds=1)
     for version, flag in (("3.5.35", "--experimental-watch-"), ("3.6.16", "with --watch-"), ("3.7.3", "with --watch-")):

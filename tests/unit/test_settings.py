@@ -189,7 +189,25 @@ def test_endpoints(text: str, urls: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [",", "a,,b", "a:0", "a:x", "a:99999", "ftp://a", "http://", "http://a/b", "a?b", "[a]:1", "[::1", "::1", "a b"],
+    [
+        ",",
+        "a,,b",
+        "a:0",
+        "a:x",
+        "a:99999",
+        "ftp://a",
+        "http://",
+        "http://a/b",
+        "a?b",
+        "[a]:1",
+        "[::1",
+        "::1",
+        "a b",
+        "3",
+        "http://3:1",
+        "1.2.3",
+        "a.5",
+    ],
 )
 def test_no_endpoints(text: str) -> None:
     [problem] = problems({**SIDECAR, "ETCD_ENDPOINTS": text})
@@ -297,6 +315,11 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pytest
         with pytest.raises(SettingsError) as caught:
             load({**SIDECAR, **environ}, path)
         assert caught.value.problems == [expected]
+        if path or "CONFIGSVC_CONFIG_FILE" in environ:
+            # What such a file holds may be just what is missing.
+            with pytest.raises(SettingsError) as caught:
+                load(environ, path)
+            assert caught.value.problems == [expected]
     (tmp_path / "token").write_text("x")
     assert load({**SIDECAR, "CONFIG_TOKEN_FILE": "token"}).token_file == Path("token")
 

@@ -180,6 +180,12 @@ def test_unreadable_entries(stored: bytes) -> None:
         decode_entry(stored)
 
 
+@pytest.mark.parametrize("stored", [b"20", b'"a"', b"hello", b"[1]", b'{"valu":1}', b"\xff"])
+def test_what_is_no_entry_is_told_with_what_one_is(stored: bytes) -> None:
+    with pytest.raises(Unreadable, match=r'store an object that has the value in it, such as \{"value": 20\}'):
+        decode_entry(stored)
+
+
 def test_a_problem_does_not_repeat_the_value() -> None:
     for stored in (b'{"value":secret}', b'{"value":1,"version":["secret"]}', b'{"value":"secret\xff"}', b"secret"):
         with pytest.raises(Unreadable) as caught:

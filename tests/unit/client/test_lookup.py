@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -45,6 +46,34 @@ def test_it_has_the_plain_values_of_the_state_and_nothing_else(states: list[dict
         plain = {key: value for key, value in (many | some).items() if type(value) not in (list, dict)}
         assert lookup.values == {**plain, STATE: shown}
         assert [type(lookup.values[key]) for key in plain] == [type(value) for value in plain.values()]
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_between_any_two_operations_of_a_step_all_values_are_those_of_the_state_beside_them(large: bool) -> None:
+    """What another thread could see, wherever it comes in between."""
+    lookup = Lookup()
+    many = dict.fromkeys(KEYS[9:], 0) if large else {}
+    before = {"kept": 1, "set": 1, "gone": 1, "to object": 1, "from object": {"a": 1}, **many}
+    after = {"kept": 1, "set": 2, "to object": {"a": 1}, "from object": 2, "new": 2, **many, KEYS[20]: 2}
+    lookup.show(lambda: state(before, 1))
+    looks = 0
+
+    def look(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal looks
+        looks += 1
+        frame.f_trace_opcodes = True
+        entries = lookup.values[STATE].entries
+        assert all(entries[key].value is value for key, value in lookup.values.items() if key != STATE)
+        return look
+
+    tracing = sys.gettrace()
+    sys.settrace(look)
+    try:
+        lookup._step(lookup.snapshot, state(after, 2))
+    finally:
+        sys.settrace(tracing)
+    assert looks > 20
+    assert lookup.snapshot.revision == 2
 
 
 def test_of_two_writers_none_goes_back() -> None:

@@ -8,6 +8,7 @@ release protocol, section 2.
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -76,12 +77,16 @@ class Applier:
         reading: Reading,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = monotonic,
         patience_s: float = PATIENCE_S,
+        max_steps: int = MAX_STEPS,
     ) -> None:
         self.etcd = etcd
         self.reading = reading
         self.sleep = sleep
+        self.clock = clock
         self.patience_s = patience_s
+        self.max_steps = max_steps
 
     async def apply(self, plan: Plan, view: View, job: Job, ticket: Ticket | None) -> int | None:
         """Make the release in one transaction; returns its revision, or None where it does not fit.
@@ -89,7 +94,7 @@ class Applier:
         Raises `Moved`; `Unavailable` where it was not applied because of etcd, and never will be; `OutcomeUnknown`
         where that could not be found out; `EtcdError` kinds where nothing was sent.
         """
-        found = _fitting(plan, view, job, ticket)
+        found = _fitting(plan, view, job, ticket, self.max_steps)
         if found is None:
             return None
         txn, staged = found
@@ -134,12 +139,12 @@ class Applier:
 
     async def persist(self, txn: Txn) -> bool:
         """Send a transaction that may be sent twice until etcd answers; returns whether its compares held."""
-        deadline = asyncio.get_running_loop().time() + self.patience_s
+        deadline = self.clock() + self.patience_s
         while True:
             try:
                 return (await self.etcd.txn(txn)).succeeded
             except EtcdError as error:
-                if not txns.passes(error) or asyncio.get_running_loop().time() >= deadline:
+                if not txns.passes(error) or self.clock() >= deadline:
                     raise
             await self.sleep(RETRY_S)
 
@@ -199,10 +204,12 @@ def beside(plan: Plan, job: Job, ticket: Ticket | None) -> list[Put | Delete]:
     return puts
 
 
-def _fitting(plan: Plan, view: View, job: Job, ticket: Ticket | None) -> tuple[Txn, tuple[Put, ...]] | None:
+def _fitting(
+    plan: Plan, view: View, job: Job, ticket: Ticket | None, max_steps: int
+) -> tuple[Txn, tuple[Put, ...]] | None:
     """The one transaction of a release, with its content in it or staged before; None where neither fits."""
     writes = [txns.write(plan.scope, record) for record in plan.content() if record.old != record.new]
-    if len(plan.steps) > MAX_STEPS:
+    if len(plan.steps) > max_steps:
         return None
     others = beside(plan, job, ticket)
     created = tuple(txns.absent(put.key) for put in others if put.key != epoch_path(plan.scope.namespace))

@@ -38,6 +38,8 @@ LEASE_S = 10
 """How long a window stays its writer's after that was last heard of."""
 RENEW_S = 3.0
 PAGE = 5000
+CHUNK_RECORDS = 100
+"""Records of one transaction inside a window, at most; they have to fit it too."""
 
 log = structlog.get_logger()
 
@@ -74,8 +76,11 @@ class _Open(NamedTuple):
 class Windows:
     """Opens apply windows, and finishes those of others, as the writer `by`."""
 
-    def __init__(self, applier: Applier, *, by: str, now: Callable[[], str]) -> None:
+    def __init__(
+        self, applier: Applier, *, by: str, now: Callable[[], str], chunk_records: int = CHUNK_RECORDS
+    ) -> None:
         self._applier = applier
+        self._chunk_records = chunk_records
         self._etcd = applier.etcd
         self._by = by
         self._now = now
@@ -132,8 +137,8 @@ class Windows:
 
     async def _outcome(self, scope: Scope, id: str, number: int) -> int:
         """What became of a window that somebody took over; waits for its end."""
-        deadline = asyncio.get_running_loop().time() + self._applier.patience_s
-        while asyncio.get_running_loop().time() < deadline:
+        deadline = self._applier.clock() + self._applier.patience_s
+        while self._applier.clock() < deadline:
             with contextlib.suppress(EtcdError):
                 stored = await self._applier.head(scope)
                 head = decoded(stored)
@@ -215,14 +220,14 @@ class Windows:
         """Put the head under the fence. After an ambiguous end it is looked for, and put again if it is not there."""
         put = window.put(head)
         txn = Txn(compare=(txns.at(put.key, window.fence),), success=(put, *others))
-        deadline = asyncio.get_running_loop().time() + self._applier.patience_s
+        deadline = self._applier.clock() + self._applier.patience_s
         while True:
             try:
                 result = await self._etcd.txn(txn)
                 if result.succeeded:
                     return _moved(window, head, put.value, result.header.revision)
             except EtcdError as error:
-                if not txns.passes(error) or asyncio.get_running_loop().time() >= deadline:
+                if not txns.passes(error) or self._applier.clock() >= deadline:
                     raise
                 await self._applier.sleep(RETRY_S)
             with contextlib.suppress(EtcdError):
@@ -241,7 +246,8 @@ class Windows:
         for record in content:
             if record.old == record.new or txns.closing(window.scope, record):
                 continue
-            if batch and not txns.fits(_chunk(window, [*batch, record], mods)):
+            full = len(batch) == self._chunk_records or not txns.fits(_chunk(window, [*batch, record], mods))
+            if batch and full:
                 overwritten += await self._write(window, batch, mods)
                 batch = []
             batch.append(record)

@@ -55,9 +55,9 @@ from configsvc.etcd.ops import (
     Txn,
 )
 from configsvc.writes import txns
-from configsvc.writes.applying import Applier, Moved, Ticket, WriterEtcd
+from configsvc.writes.applying import MAX_STEPS, Applier, Moved, Ticket, WriterEtcd
 from configsvc.writes.reading import Reading
-from configsvc.writes.window import Broken, Busy, Windows, decoded
+from configsvc.writes.window import CHUNK_RECORDS, Broken, Busy, Windows, decoded
 from configsvc_client.protocol import EventId, format_time
 
 TRIES = 8
@@ -114,7 +114,10 @@ class Key(NamedTuple):
 
 
 class Writer:
-    """Writes as the process `by`, within `guards`. Errors are those that a caller of the service may see."""
+    """Writes as the process `by`, within `guards`. Errors are those that a caller of the service may see.
+
+    A release of more than `max_steps` changed keys goes through a window, in chunks of `chunk_records` at most.
+    """
 
     def __init__(
         self,
@@ -125,6 +128,8 @@ class Writer:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = monotonic,
+        max_steps: int = MAX_STEPS,
+        chunk_records: int = CHUNK_RECORDS,
     ) -> None:
         self.reading = Reading(etcd)
         self.guards = guards or Guards()
@@ -132,8 +137,8 @@ class Writer:
         self._now = now
         self._sleep = sleep
         self._clock = clock
-        self._applier = Applier(etcd, self.reading, sleep=sleep)
-        self.windows = Windows(self._applier, by=by, now=self.now)
+        self._applier = Applier(etcd, self.reading, sleep=sleep, clock=clock, max_steps=max_steps)
+        self.windows = Windows(self._applier, by=by, now=self.now, chunk_records=chunk_records)
         self._lease: tuple[int, float] | None = None
 
     def now(self) -> str:

@@ -40,13 +40,12 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> None:
     if COMPLETION not in os.environ and (arguments == ["serve"] or arguments[:-1] == ["serve", "--config"]):
+        from configsvc import signals
+
+        signals.begin()
         from configsvc.cli.process import serve
 
-        try:
-            serve(Path(arguments[2]) if arguments[1:] else None)
-        except KeyboardInterrupt:
-            # Before the service itself listens to signals.
-            raise SystemExit(130) from None
+        serve(Path(arguments[2]) if arguments[1:] else None)
     from configsvc.cli import app
 
     app(prog_name="configsvc")

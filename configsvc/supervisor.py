@@ -17,6 +17,7 @@ from time import monotonic
 
 import structlog
 
+from configsvc import signals
 from configsvc.board import GONE, READY, STARTING, Board
 
 EXIT_OK = 0
@@ -108,6 +109,8 @@ class Supervisor:
             gc.unfreeze()
             for place in self._places:
                 self._forget(place)
+            # Another one may be waiting by now.
+            signals.end()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self._code
 
@@ -160,6 +163,7 @@ class Supervisor:
             self._drop(number)
             # A terminal sends it to all; what it means is the parent's to say.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             code = self._work(number, orders, again)
         except BaseException:

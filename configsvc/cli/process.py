@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def serve(config: Path | None) -> NoReturn:
-    """Be `configsvc serve`: serve until a signal and exit, with the codes that its help names."""
+    """Be `configsvc serve`: serve until a signal and exit, with the codes that its help names.
+
+    Signals are `signals.begin`'s by now.
+    """
     # Nearly all that importing makes stays: to look for garbage in it meanwhile is a tenth of the start.
     gc.disable()
     settings = load_settings(config)

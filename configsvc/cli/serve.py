@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from configsvc import signals
 from configsvc.cli import process
 
 ConfigFile = Annotated[
@@ -18,4 +19,5 @@ def serve(config: ConfigFile = None) -> None:
 
     Exit codes: 0 after SIGTERM or SIGINT, 69 port in use or start time-out, 78 wrong settings (all of them listed).
     """
+    signals.begin()
     process.serve(config)

@@ -7,7 +7,6 @@ finished, all within `drain_s`; a second signal ends the waiting. `listening` is
 import asyncio
 import contextlib
 import functools
-import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
@@ -16,7 +15,7 @@ from time import monotonic
 import structlog
 from aiohttp import web
 
-from configsvc import __version__, logs
+from configsvc import __version__, logs, signals
 from configsvc.settings import Settings
 from configsvc.settings_values import Address
 from configsvc.web import context
@@ -187,22 +186,9 @@ class Stop:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[Stop]:
-    stop, loop = Stop(), asyncio.get_running_loop()
-    names = (signal.SIGTERM, signal.SIGINT)
-    try:
-        for one in names:
-            loop.add_signal_handler(one, stop.ask, one.name)
-    except NotImplementedError:
-        # Windows: asyncio has no handlers there, and a plain one may only wake the loop.
-        for one in names:
-            signal.signal(one, lambda number, frame: loop.call_soon_threadsafe(stop.ask, signal.Signals(number).name))
+    stop = Stop()
+    with signals.heeded(stop.ask, asyncio.get_running_loop()):
         yield stop
-        return
-    try:
-        yield stop
-    finally:
-        for one in names:
-            loop.remove_signal_handler(one)
 
 
 async def _until_stopped(app: web.Application, stop: Stop) -> int:

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from configsvc import __version__, logs
+from configsvc import __version__, logs, signals
 from configsvc.board import READY, Board
 from configsvc.settings import Settings
 from configsvc.settings_values import Address
@@ -151,9 +151,8 @@ def _orders(orders: int) -> Iterator[server.Stop]:
             stop.ask(who)
 
     loop.add_reader(orders, read)
-    loop.add_signal_handler(signal.SIGTERM, ask, signal.SIGTERM.name)
     try:
-        yield stop
+        with signals.heeded(ask, loop, (signal.SIGTERM,)):
+            yield stop
     finally:
-        loop.remove_signal_handler(signal.SIGTERM)
         loop.remove_reader(orders)

@@ -3,6 +3,10 @@
 import re
 import signal
 import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +69,42 @@ def test_it_waits_for_etcd_and_a_signal_ends_it_with_0(number, tmp_path):
         assert get(f"{url}/health/ready")["status"] == "unavailable"
         assert serve.stop(number) == 0
     assert "Traceback" not in serve.err
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_no_signal_kills_it_while_it_ends(number, workers, tmp_path):
+    with Running(*CONFIGSVC, "serve", cwd=tmp_path, **NO_ETCD, CONFIGSVC_WORKERS=workers) as serve:
+        serve.until("it serves", lambda: " serves " in serve.err)
+        for _ in until_it_ends(serve, every_s=0.0005):
+            serve.process.send_signal(number)
+        assert serve.process.returncode == 0
+    assert "Traceback" not in serve.err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process handles is read in /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_nor_while_it_starts(number, tmp_path):
+    def is_handled() -> bool:
+        status = Path(f"/proc/{serve.process.pid}/status").read_text()
+        return bool(int(re.search(r"^SigCgt:\s*(\w+)", status, re.M)[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+    for wait_s in (0.0, 0.02, 0.05, 0.1, 0.2, 0.4):
+        with Running(*CONFIGSVC, "serve", cwd=tmp_path, **NO_ETCD) as serve:
+            serve.until("it handles signals", is_handled)
+            assert "serves" not in serve.err
+            for _ in until_it_ends(serve, every_s=wait_s):
+                break
+            assert serve.stop(number) == 0
+        assert "Traceback" not in serve.err
+
+
+def until_it_ends(serve: Running, *, every_s: float) -> Iterator[None]:
+    """Once in so many seconds."""
+    while True:
+        try:
+            serve.process.wait(every_s)
+        except subprocess.TimeoutExpired:
+            yield
+        else:
+            return

@@ -11,6 +11,7 @@ cannot be applied.
 """
 
 import asyncio
+import contextlib
 import random
 import secrets
 from collections import Counter
@@ -21,14 +22,17 @@ import structlog
 
 from configsvc.core.continuity import Remembered, contradiction, remembered_contradiction
 from configsvc.core.model import Scope
-from configsvc.core.replica import Listed, Relist, sort_listing
+from configsvc.core.replica import Listed, Relist, Sorting
 from configsvc.epochs import Epochs
 from configsvc.etcd.ops import (
+    LIST_RESTARTS,
     Compacted,
     Etcd,
     EtcdError,
+    Header,
     LeftAlone,
     Member,
+    Oversized,
     Range,
     Refused,
     Unavailable,
@@ -218,10 +222,35 @@ class Follower:
             await check_remembered(self._etcd, scope, self._remembered[scope])
 
     async def _read(self) -> Listed:
-        result = await self._etcd.list(self.prefix)
-        records = (record(kv) for kv in result.kvs)
-        header = result.header
-        return sort_listing(records, header.revision, header.cluster_id, self._replica.environment)
+        for left in reversed(range(LIST_RESTARTS)):
+            try:
+                return await self._read_pages()
+            except Oversized:
+                raise
+            except Compacted:
+                if not left:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _read_pages(self) -> Listed:
+        """Each page is sorted and decoded in a thread, while etcd makes the next one and this loop serves readers."""
+        sorting = Sorting(self._replica.environment, self._replica.shown)
+        header: Header | None = None
+        working: asyncio.Future[None] | None = None
+        try:
+            async with contextlib.aclosing(self._etcd.pages(self.prefix)) as pages:
+                async for page in pages:
+                    header = header or page.header
+                    if working is not None:
+                        await working
+                    working = asyncio.ensure_future(asyncio.to_thread(sorting.add, map(record, page.kvs)))
+        finally:
+            if working is not None:
+                await asyncio.wait([working])
+        assert header is not None
+        assert working is not None
+        working.result()
+        return sorting.listed(header.revision, header.cluster_id)
 
     async def _complete(self, listed: Listed) -> Listed:
         """Before anybody reads: give namespaces their epoch keys, so that readers need not start anew soon after."""

@@ -4,15 +4,14 @@ Pure. Reads entries and heads (`model.py`) and keeps what does not read as a `Pr
 `scope.py`.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import itemgetter
 
 import msgspec
 
-from configsvc.core.model import Head, Scope, Unreadable, decode_entry, decode_head, locate
+from configsvc.core.model import Head, Place, Scope, Unreadable, decode_entry, decode_head, locate
 from configsvc_client.protocol import Entry
 
 
@@ -71,14 +70,17 @@ class ListedScope:
 
     def read(self, memory: Mapping[str, Entry]) -> None:
         """Decode the records, once; an entry that `memory` has too is taken from there, to be in memory once."""
-        if self.entries or self.problems:
-            return
-        for key, record in self.records.items():
-            try:
-                entry, remembered = read_entry(record), memory.get(key)
-                self.entries[key] = remembered if remembered == entry else entry
-            except Unreadable as error:
-                self.problems[key] = Problem(reason=str(error), revision=record.mod_revision)
+        if not self.entries and not self.problems:
+            for key, record in self.records.items():
+                self.read_one(key, record, memory)
+
+    def read_one(self, key: str, record: Record, memory: Mapping[str, Entry]) -> None:
+        """Decode one record."""
+        try:
+            entry, remembered = read_entry(record), memory.get(key)
+            self.entries[key] = remembered if remembered == entry else entry
+        except Unreadable as error:
+            self.problems[key] = Problem(reason=str(error), revision=record.mod_revision)
 
 
 @dataclass(slots=True)
@@ -152,25 +154,61 @@ class Newest:
         return fingerprint_of(islice(reversed(self._keys.items()), FINGERPRINT_KEYS), len(self._mirror))
 
 
+class Sorting:
+    """A listing while it comes in: sorted by what each key is for and, with `memory`, decoded.
+
+    With `environment`, scopes of others are mirrored but not kept. `memory` says which entries a scope is shown with.
+    Shares nothing with anything, so that a thread can do it.
+    """
+
+    def __init__(
+        self, environment: str | None = None, memory: Callable[[Scope], Mapping[str, Entry]] | None = None
+    ) -> None:
+        self._environment = environment
+        self._memory = memory
+        self._listed = Listed(0, "")
+        # By plain tuples: a place makes a scope each time that it is asked for one.
+        self._scopes: dict[tuple[str, str], tuple[ListedScope, Mapping[str, Entry] | None]] = {}
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Take more records; no key comes twice."""
+        listed, environment = self._listed, self._environment
+        for record in records:
+            listed.mirror[record.key] = record.mod_revision
+            place = locate(record.key)
+            match place.kind:
+                case "entry" if environment is None or place.environment == environment:
+                    self._add_entry(place, record)
+                case "head" if environment is None or place.environment == environment:
+                    listed.scopes.setdefault(place.scope, ListedScope()).head = record
+                case "epoch":
+                    listed.epochs[place.namespace] = record.value
+                case "schema":
+                    listed.schemas[place.namespace] = record
+                case "unaddressable":
+                    listed.unaddressable[record.key] = record.mod_revision
+                case "reserved":
+                    listed.reserved[record.key] = record.mod_revision
+
+    def _add_entry(self, place: Place, record: Record) -> None:
+        found = self._scopes.get((place.namespace, place.environment))
+        if found is None:
+            memory = None if self._memory is None else self._memory(place.scope)
+            found = self._listed.scopes.setdefault(place.scope, ListedScope()), memory
+            self._scopes[place.namespace, place.environment] = found
+        scope, memory = found
+        scope.records[place.name] = record
+        if memory is not None:
+            scope.read_one(place.name, record, memory)
+
+    def listed(self, revision: int, cluster_id: str) -> Listed:
+        """What has come in, now that it is all."""
+        self._listed.revision, self._listed.cluster_id = revision, cluster_id
+        return self._listed
+
+
 def sort_listing(records: Iterable[Record], revision: int, cluster_id: str, environment: str | None = None) -> Listed:
-    """Sort a listing by what each key is for. With `environment`, scopes of others are mirrored but not kept."""
-    listed = Listed(revision, cluster_id)
-    scopes: defaultdict[tuple[str, str], ListedScope] = defaultdict(ListedScope)
-    for record in records:
-        listed.mirror[record.key] = record.mod_revision
-        place = locate(record.key)
-        match place.kind:
-            case "entry" if environment is None or place.environment == environment:
-                scopes[place.namespace, place.environment].records[place.name] = record
-            case "head" if environment is None or place.environment == environment:
-                scopes[place.namespace, place.environment].head = record
-            case "epoch":
-                listed.epochs[place.namespace] = record.value
-            case "schema":
-                listed.schemas[place.namespace] = record
-            case "unaddressable":
-                listed.unaddressable[record.key] = record.mod_revision
-            case "reserved":
-                listed.reserved[record.key] = record.mod_revision
-    listed.scopes.update((Scope(*names), scope) for names, scope in scopes.items())
-    return listed
+    """Sort a whole listing, see `Sorting`."""
+    sorting = Sorting(environment)
+    sorting.add(records)
+    return sorting.listed(revision, cluster_id)

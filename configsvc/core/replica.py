@@ -34,6 +34,7 @@ from configsvc.core.records import (
     Newest,
     Problem,
     Record,
+    Sorting,
     opening,
     read_entry,
     read_head,
@@ -55,6 +56,7 @@ __all__ = [
     "Relist",
     "Replica",
     "ScopeState",
+    "Sorting",
     "Window",
     "read_entry",
     "sort_listing",
@@ -132,6 +134,11 @@ class Replica:
         """What applies in every scope of `namespace`, also in one that does not exist."""
         space = self._namespaces.get(namespace)
         return dict(space.defaults) if space else {}
+
+    def shown(self, scope: Scope) -> Mapping[str, Entry]:
+        """The entries that readers of a scope see; of one that is not known, none."""
+        state = self.scopes.get(scope)
+        return state.shown if state else {}
 
     def epoch_value(self, namespace: str) -> bytes | None:
         """What the namespace's epoch key holds, None where there is none."""

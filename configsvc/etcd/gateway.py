@@ -9,7 +9,7 @@ member to have a leader, so that one that is cut off says so instead of waiting 
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from configsvc.etcd.classify import TokenRefused, classify, classify_reason
 from configsvc.etcd.endpoints import Endpoint, Endpoints, Observer, Silent
 from configsvc.etcd.ops import (
     CANCELED,
+    LIST_RESTARTS,
     Ambiguous,
     Compacted,
     Compare,
@@ -56,7 +57,6 @@ T = TypeVar("T")
 FIRST_PAGE = 32
 """Keys in a list's first page; the next ones are sized by what the keys before them took."""
 MAX_PAGE = 10_000
-LIST_RESTARTS = 5
 IMMEDIATE_S = 1.0
 """A member without a leader refuses within this time; later, the words may come from a write that was taken."""
 _LEADER = {"Grpc-Metadata-hasleader": "true"}
@@ -174,19 +174,22 @@ class Gateway:
         """See `Etcd.list`. Pages are sized by bytes, so that large values and many keys both fit."""
         for left in reversed(range(LIST_RESTARTS)):
             try:
-                return await self._list(prefix, revision)
+                pages = [page async for page in self.pages(prefix, revision=revision)]
             except Oversized:
                 raise
             except Compacted:
                 if revision or not left:
                     raise
+            else:
+                kvs = [kv for page in pages for kv in page.kvs]
+                return RangeResult(header=pages[0].header, kvs=kvs, count=pages[0].count)
         raise AssertionError("unreachable")
 
-    async def _list(self, prefix: bytes, revision: int) -> RangeResult:
+    async def pages(self, prefix: bytes, *, revision: int = 0) -> AsyncGenerator[RangeResult, None]:
+        """See `Etcd.pages`."""
         end = prefix_end(prefix)
         key, limit, pinned = prefix or b"\0", FIRST_PAGE, revision
         first: RangeResult | None = None
-        kvs = []
         while True:
             request = Range(key=key, range_end=end, revision=pinned, limit=limit)
             try:
@@ -201,9 +204,9 @@ class Gateway:
             if page.header.cluster_id != first.header.cluster_id:
                 raise Unavailable("the pages of a list came from two clusters; not all endpoints are of one")
             pinned = pinned or page.header.revision
-            kvs += page.kvs
+            yield page
             if not page.more or not page.kvs:
-                return RangeResult(header=first.header, kvs=kvs, count=first.count)
+                return
             key = page.kvs[-1].key + b"\0"
             limit = next_limit(limit, len(body), self._config.page_bytes)
 

@@ -17,7 +17,7 @@
 Pure. Compares, puts and deletes are values to build, inspect and print; only `Etcd.txn` does anything.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Literal, Protocol
 
@@ -27,6 +27,8 @@ PROGRESS: Final = "progress"
 EVENTS: Final = "events"
 CREATED: Final = "created"
 CANCELED: Final = "canceled"
+LIST_RESTARTS = 5
+"""How often a list starts over that was overtaken by a compaction."""
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -267,7 +269,15 @@ class Etcd(Protocol):
     async def list(self, prefix: bytes, *, revision: int = 0) -> RangeResult:
         """Everything below `prefix`, read in pages at one revision (that of the first page): one consistent state.
 
-        Linearizable. Raises `Compacted` where `revision` was given and is gone; otherwise it starts over by itself.
+        Linearizable. Raises `Compacted` where `revision` was given and is gone; otherwise it starts over by itself,
+        `LIST_RESTARTS` times.
+        """
+        ...
+
+    def pages(self, prefix: bytes, *, revision: int = 0) -> AsyncGenerator[RangeResult, None]:
+        """The same page by page, at least one, with the header that counts in the first.
+
+        Raises `Compacted` where the revision is gone before the last page: what came before is to be forgotten then.
         """
         ...
 

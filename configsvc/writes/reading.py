@@ -37,13 +37,16 @@ from configsvc.core.release import (
     size_of,
 )
 from configsvc.errors import NotFound
-from configsvc.etcd.ops import Compacted, Etcd, KeyValue, Range, RangeResult, Refused, Txn, prefix_end
+from configsvc.etcd.ops import Compacted, Etcd, Header, KeyValue, Range, RangeResult, Refused, Txn, prefix_end
 
 REMEMBERED_BYTES = 64 * 1024 * 1024
 """How much of the scopes' deployed states is kept in memory."""
 PAGE = 100
 """Manifests in one read."""
 TRIES = 5
+SMALL_KEYS, SMALL_BYTES = 500, 256 * 1024
+"""Up to here a scope is small."""
+MAX_SMALL = 10_000
 MAX_NUMBER = 10**12 - 1
 """Release numbers have 12 digits at most."""
 
@@ -74,6 +77,7 @@ class Reading:
     def __init__(self, etcd: Etcd) -> None:
         self._etcd = etcd
         self._pasts: OrderedDict[Scope, tuple[int, Past]] = OrderedDict()
+        self._small: dict[Scope, int] = {}
 
     # ---- now --------------------------------------------------------------------------------------------------------
 
@@ -94,7 +98,7 @@ class Reading:
 
     async def _view(self, scope: Scope, label: str | None, max_recent: int, since: str, records: bool) -> View:
         manifests = manifests_prefix(scope)
-        reads = (
+        reads: tuple[Range, ...] = (
             Range(key=head_path(scope)),
             Range(key=schema_path(scope.namespace)),
             Range(key=epoch_path(scope.namespace)),
@@ -106,17 +110,20 @@ class Reading:
             ),
             Range(key=labels_prefix(scope) + (label or "").encode()),
         )
+        # A small scope comes in the same answer: each further question is a round trip more for its writer.
+        small = self._small.get(scope, 0) if records else 0
+        if small:
+            reads += (_below(scope_prefix(scope), small), _below(overrides_prefix(scope), small))
         answer = await self._etcd.txn(Txn(success=reads))
         head_kv, schema_kv, epoch_kv, label_kv = (_first(_read(answer.responses[i])) for i in (0, 1, 2, 4))
         newest = _read(answer.responses[3]).kvs
         revision = answer.header.revision
-        listed = await self._etcd.list(scope_prefix(scope), revision=revision)
-        pending: Sequence[KeyValue] = ()
-        try:
-            pending = (await self._etcd.list(overrides_prefix(scope), revision=revision)).kvs
-        except Refused:
-            if records:
-                raise
+        stored, pending = [_read(one) for one in answer.responses[len(reads) - 2 :]] if small else (None, None)
+        if stored is None or stored.more:
+            stored = await self._etcd.list(scope_prefix(scope), revision=revision)
+        if pending is None or pending.more:
+            pending = await self._pending(scope, revision, records)
+        self._note_size(scope, stored.kvs)
         head = None
         if head_kv is not None:
             try:
@@ -135,9 +142,9 @@ class Reading:
             head_raw=head_kv.value if head_kv else None,
             head_mod=head_kv.mod_revision if head_kv else 0,
             newest=_number(newest[0].key) if newest else 0,
-            entries=_entries(listed.kvs),
+            entries=_entries(stored.kvs),
             expected=expected,
-            overrides=_overrides(pending, scope),
+            overrides=_overrides(pending.kvs, scope),
             schema=schema_kv.value if schema_kv else None,
             schema_mod=schema_kv.mod_revision if schema_kv else 0,
             epoch=epoch_kv.value if epoch_kv else None,
@@ -145,6 +152,22 @@ class Reading:
             label_mod=label_kv.mod_revision if label and label_kv else 0,
             recent=sum(_is_since(kv, since) for kv in newest) if max_recent else 0,
         )
+
+    async def _pending(self, scope: Scope, revision: int, records: bool) -> RangeResult:
+        try:
+            return await self._etcd.list(overrides_prefix(scope), revision=revision)
+        except Refused:
+            if records:
+                raise
+            return RangeResult(header=Header())
+
+    def _note_size(self, scope: Scope, kvs: Sequence[KeyValue]) -> None:
+        """How many keys to ask for at once next time; none where that could be much at once."""
+        self._small.pop(scope, None)
+        if len(kvs) <= SMALL_KEYS and sum(len(kv.value) for kv in kvs) <= SMALL_BYTES:
+            self._small[scope] = SMALL_KEYS
+            if len(self._small) > MAX_SMALL:
+                del self._small[next(iter(self._small))]
 
     # ---- the past ---------------------------------------------------------------------------------------------------
 
@@ -240,6 +263,10 @@ class Reading:
         if current is None or current[1].number < number:
             self.remember(scope, past)
         return past
+
+
+def _below(prefix: bytes, limit: int) -> Range:
+    return Range(key=prefix, range_end=prefix_end(prefix), limit=limit)
 
 
 def _read(result: RangeResult | None) -> RangeResult:

@@ -23,7 +23,7 @@ def serve(config: Path | None) -> NoReturn:
 
     Signals are `signals.begin`'s by now.
     """
-    # Nearly all that importing makes stays: to look for garbage in it meanwhile is a tenth of the start.
+    # Nearly all that importing makes stays: looking for garbage in it meanwhile took a tenth of their time.
     gc.disable()
     settings = load_settings(config)
     _import_structlog()
@@ -71,7 +71,7 @@ def run(command: Coroutine[Any, Any, int]) -> int:
 
 
 def _import_structlog() -> None:
-    """Import structlog without rich, which it takes where it finds it: a seventh of the start, for nothing.
+    """Import structlog without rich, which it takes where it finds it: a sixth of the imports' time.
 
     Rich is for tracebacks of a kind that `logs.py` does not write.
     """

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,11 +18,12 @@ import pytest
 
 from configsvc.core.model import Scope
 from configsvc.etcd.local import LocalEtcd
+from configsvc.settings import SettingsError, parse
 from tests.cli.commands import CONFIGSVC, run, until
 from tests.support.etcd import newest, options
 from tests.support.process import Hand, ServiceProcess
 
-pytestmark = pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="needs SO_REUSEPORT")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
 CONNECTIONS = 60
 TIMEOUT_S = 20.0
@@ -493,6 +495,16 @@ def test_a_wrong_number_is_a_wrong_setting(wrong: str, tmp_path: Path) -> None:
     done = run(*CONFIGSVC, "serve", cwd=tmp_path, SERVICE_NAME="demo", CONFIGSVC_WORKERS=wrong)
     assert done.returncode == 78
     assert [line for line in done.stderr.splitlines() if line.startswith("configsvc: CONFIGSVC_WORKERS: ")]
+
+
+def test_more_than_one_is_a_wrong_setting_where_the_system_cannot_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("configsvc.settings.sys.platform", "darwin")
+    assert parse({"SERVICE_NAME": "demo", "CONFIGSVC_WORKERS": "1"}).workers == 1
+    with pytest.raises(SettingsError) as error:
+        parse({"SERVICE_NAME": "demo", "CONFIGSVC_WORKERS": "2"})
+    assert error.value.problems == [
+        "CONFIGSVC_WORKERS: more than one process on a port needs Linux; leave it at 1 on this system"
+    ]
 
 
 def test_what_only_shows_in_use_is_told_once(tmp_path: Path) -> None:

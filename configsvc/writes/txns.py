@@ -5,7 +5,7 @@ A content's records name an entry by its key and anything else by its whole etcd
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from configsvc.core.commands import View
 from configsvc.core.model import (
@@ -25,6 +25,11 @@ from configsvc.core.plan import Plan
 from configsvc.core.release import Receipt, Written, encode_content, encode_record, manifest_name
 from configsvc.etcd import limits
 from configsvc.etcd.ops import Ambiguous, Compare, Delete, EtcdError, Invalid, Put, Txn, Unavailable, Unreachable
+
+OVERHEAD_BYTES = 128
+"""What a record costs in a transaction beside its key, twice, and its value."""
+HEAD_BYTES = 4096
+"""Room for the fence."""
 
 
 def at(key: bytes, mod_revision: int) -> Compare:
@@ -116,6 +121,23 @@ def window_content(plan: Plan, view: View, receipt: tuple[bytes, bytes] | None) 
         content.append(Written(receipt[0].decode(), None, receipt[1]))
     content.append(Written(head_path(plan.scope).decode(), view.head_raw, encode_head(plan.head, view.head_raw)))
     return content
+
+
+def batches(scope: Scope, content: Iterable[Written], *, max_records: int) -> Iterator[list[Written]]:
+    """What a window writes before it closes, in chunks that one transaction holds with a compare for each key."""
+    batch: list[Written] = []
+    size = 0
+    for record in content:
+        if record.old == record.new or closing(scope, record):
+            continue
+        cost = 2 * len(path_of(scope, record)) + len(record.new or b"") + OVERHEAD_BYTES
+        if batch and (len(batch) == max_records or size + cost > limits.MAX_TXN_BYTES - HEAD_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(record)
+        size += cost
+    if batch:
+        yield batch
 
 
 def digest(content: Iterable[Written]) -> str:

@@ -242,16 +242,8 @@ class Windows:
     ) -> int:
         """Write what is left, chunk by chunk, then close; returns the closing revision."""
         overwritten: list[str] = []
-        batch: list[Written] = []
-        for record in content:
-            if record.old == record.new or txns.closing(window.scope, record):
-                continue
-            full = len(batch) == self._chunk_records or not txns.fits(_chunk(window, [*batch, record], mods))
-            if batch and full:
-                overwritten += await self._write(window, batch, mods)
-                batch = []
-            batch.append(record)
-        overwritten += await self._write(window, batch, mods)
+        for batch in txns.batches(window.scope, content, max_records=self._chunk_records):
+            overwritten += await self._write(window, batch, mods)
         others: list[Put | Delete] = []
         if overwritten:
             text = f"put by hand while it was being applied, and overwritten: {', '.join(sorted(overwritten))}"

@@ -11,12 +11,12 @@ import itertools
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from time import monotonic
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import msgspec
 import structlog
 
-from configsvc.core.commands import About, Command, Repair, View
+from configsvc.core.commands import About, Command, Deploy, Promote, Repair, View
 from configsvc.core.guards import Guards
 from configsvc.core.model import (
     RECEIPTS,
@@ -68,6 +68,12 @@ RETRY_S = 0.1
 RECEIPT_S = 25 * 3600
 """How long receipts are kept, at least 24 h: those of an hour share a lease."""
 LEASE_SHARED_S = 3600.0
+
+MUCH = 500
+"""From so many keys on, planning takes more than a few milliseconds."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -170,7 +176,7 @@ class Writer:
                 view = await self._settled_view(scope, label)
                 if if_match:
                     await self._check_unchanged(view, if_match)
-                found = plan(await prepare(view), view, about, self.guards)
+                found = await self._plan(await prepare(view), view, about)
                 # What the label means so far was read with the view.
                 assert found.manifest.version == label
                 if dry_run:
@@ -188,12 +194,16 @@ class Writer:
                     await self._sleep(RETRY_S)
         raise AssertionError("unreachable")
 
+    async def _plan(self, command: Command, view: View, about: About) -> Plan:
+        named = command.values if isinstance(command, Deploy | Promote) else ()
+        return await off_loop(len(view.entries) + len(named), plan, command, view, about, self.guards)
+
     async def _apply(self, found: Plan, view: View, key: Key | None) -> Outcome:
         ticket = Ticket(key.path, key.request, await self._receipt_lease()) if key else None
         if found.unchanged:
             await self._applier.note(found, view, ticket)
             return _outcome(found, view, view.revision, view.epoch)
-        job = self._applier.job(found, view)
+        job = await off_loop(len(found.steps) + len(view.entries), self._applier.job, found, view)
         revision = await self._applier.apply(found, view, job, ticket)
         if revision is None:
             await self._check_space()
@@ -408,6 +418,13 @@ class Writer:
         head = msgspec.structs.replace(view.head, applying=None)
         put = Put(key=head_path(scope), value=encode_head(head, stored.value))
         await self._applier.persist(Txn(compare=(txns.at(put.key, stored.mod_revision),), success=(put,)))
+
+
+async def off_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Work out something pure; where it is about many keys, in a thread, so that reads go on meanwhile."""
+    if size < MUCH:
+        return work(*args, **kwargs)
+    return await asyncio.to_thread(work, *args, **kwargs)
 
 
 def differences(before: dict[str, bytes], after: dict[str, bytes]) -> list[dict[str, Any]]:

@@ -23,7 +23,8 @@ import msgspec
 from configsvc_client.doubt import Proof
 from configsvc_client.lastgood import (
     DAMAGED,
-    MAX_HEAD_BYTES,
+    HEAD_BYTES,
+    HEAD_LINES,
     SUFFIX,
     Head,
     KnownScope,
@@ -257,7 +258,11 @@ def _peek(path: str) -> Head | None:
     try:
         descriptor, _ = _open(path)
         try:
-            return decode_head(os.read(descriptor, MAX_HEAD_BYTES))
+            content = bytearray()
+            # A release's version may be of any length.
+            while content.count(b"\n") < HEAD_LINES and (chunk := os.read(descriptor, HEAD_BYTES)):
+                content += chunk
+            return decode_head(bytes(content))
         finally:
             os.close(descriptor)
     except (OSError, Refused):

@@ -25,8 +25,10 @@ from configsvc_client.snapshot import Snapshot
 
 FORMAT = 1
 SUFFIX = ".lastgood"
-MAX_HEAD_BYTES = 4096
-"""The first two lines are never longer: names are bounded."""
+HEAD_LINES = 2
+"""A file's head is its first lines."""
+HEAD_BYTES = 4096
+"""They are seldom longer."""
 CLOCK_TOLERANCE_S = 86_400.0
 """A time that is so little ahead of the clock counts as now: machines without a battery start with the time of their
 last shutdown, and some clocks are set to local time. Further ahead nobody knows how old the state is."""

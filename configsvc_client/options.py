@@ -161,7 +161,7 @@ def _url(text: str) -> str:
         raise InvalidOption("url must not hold a user or a password; tokens come from token_file")
     if parts.scheme not in ("http", "https") or not has_host:
         raise InvalidOption(f"url {text!r} must look like http://host:port")
-    if parts.query or parts.fragment or any(char.isspace() for char in text):
+    if "?" in text or "#" in text or any(char.isspace() for char in text):
         raise InvalidOption(f"url {text!r} must end with its path: no query, no fragment, no white space")
     return text.rstrip("/")
 

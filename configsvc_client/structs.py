@@ -10,16 +10,31 @@ The rules:
 - A field whose type is a struct or a dataclass is made of what lies below its key. Where nothing does, its default is
   taken; where it has none, it is made of its own fields' defaults, if they all have some.
 - `dict[str, X]` collects all keys below its own. Where X is made of several keys itself, the next part of the key names
-  the item; else all the rest does, dots included.
+  the item; else all the rest does, dots included. `Mapping[str, X]` is the same.
+- Any other type that is an object in JSON, such as a union of structs, is converted from the object that the keys below
+  make. What is an array in JSON is one value.
 - Keys that no field asks for belong to somebody else.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from difflib import get_close_matches
 from functools import lru_cache
+from inspect import get_annotations
 from types import NoneType, UnionType
-from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    NamedTuple,
+    NewType,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 import msgspec
 
@@ -28,6 +43,8 @@ from configsvc_client.values import Unfit, as_type, shown, type_name
 from configsvc_client.view import MISSING
 
 T = TypeVar("T")
+
+_DICTS: tuple[Any, ...] = (dict, Mapping, MutableMapping)
 
 
 class Stored(NamedTuple):
@@ -115,7 +132,7 @@ def _fields(wanted: Any) -> tuple[_Field, ...] | None:
         )
     if not dataclasses.is_dataclass(plain):
         return None
-    hints = get_type_hints(plain, include_extras=True)
+    hints = _hints(wanted)
     nothing = dataclasses.MISSING
     return tuple(
         _Field(one.name, one.name, hints[one.name], one.default is nothing and one.default_factory is nothing)
@@ -124,10 +141,51 @@ def _fields(wanted: Any) -> tuple[_Field, ...] | None:
     )
 
 
+def _hints(wanted: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields, with what it was made of: `T` of `Box[int]` is int, also in a base class."""
+    plain = get_origin(wanted) or wanted
+    hints = get_type_hints(plain, include_extras=True)
+    bases = _bases(wanted)
+    for name, hint in hints.items():
+        owner = next(one for one in plain.__mro__ if name in get_annotations(one))
+        hints[name] = _with_arguments(hint, bases.get(owner, {}))
+    return hints
+
+
+def _bases(wanted: Any) -> dict[Any, dict[Any, Any]]:
+    """For each class that one is made of what its type variables stand for."""
+    plain = get_origin(wanted) or wanted
+    arguments = dict(zip(getattr(plain, "__parameters__", ()), get_args(wanted), strict=False))
+    found = {plain: arguments}
+    for base in getattr(plain, "__orig_bases__", ()):
+        if get_origin(base) not in (None, Generic):
+            found |= _bases(_with_arguments(base, arguments))
+    return found
+
+
+def _with_arguments(hint: Any, arguments: Mapping[Any, Any]) -> Any:
+    if isinstance(hint, TypeVar):
+        return arguments.get(hint, hint)
+    parameters = getattr(hint, "__parameters__", ())
+    if isinstance(hint, type) and not get_args(hint):
+        return hint
+    return hint[tuple(arguments.get(one, one) for one in parameters)] if parameters else hint
+
+
+def _lengths(wanted: Any) -> tuple[msgspec.Meta, ...]:
+    """What is asked of a type as a whole, not of its parts."""
+    if get_origin(wanted) is Annotated:
+        inner, *notes = get_args(wanted)
+        return (*(one for one in notes if isinstance(one, msgspec.Meta)), *_lengths(inner))
+    if get_origin(wanted) in (Union, UnionType):
+        return tuple(meta for one in get_args(wanted) for meta in _lengths(one))
+    return ()
+
+
 def _without_null(wanted: Any) -> tuple[Any, bool]:
     """`X | None` as X and True, all else as it is."""
-    while get_origin(wanted) is Annotated:
-        wanted = get_args(wanted)[0]
+    while get_origin(wanted) is Annotated or isinstance(wanted, NewType):
+        wanted = wanted.__supertype__ if isinstance(wanted, NewType) else get_args(wanted)[0]
     if get_origin(wanted) in (Union, UnionType):
         rest = [one for one in get_args(wanted) if one is not NoneType]
         if len(rest) == 1 and len(get_args(wanted)) == 2:
@@ -138,13 +196,33 @@ def _without_null(wanted: Any) -> tuple[Any, bool]:
 def _item_type(wanted: Any) -> Any:
     """The X of `dict[str, X]`; `MISSING` for all else."""
     arguments = get_args(wanted)
-    is_dict = get_origin(wanted) is dict and len(arguments) == 2 and arguments[0] is str
+    is_dict = get_origin(wanted) in _DICTS and len(arguments) == 2 and arguments[0] is str
     return arguments[1] if is_dict else MISSING
+
+
+def _is_object(wanted: Any) -> bool:
+    """Whether a type may be an object in JSON."""
+    inner, _ = _without_null(wanted)
+    if get_origin(inner) in (Union, UnionType):
+        return any(map(_is_object, get_args(inner)))
+    return inner in _DICTS or get_origin(inner) in _DICTS or is_typeddict(inner) or _fields(inner) is not None
 
 
 def _is_composite(wanted: Any) -> bool:
     inner, _ = _without_null(wanted)
     return _item_type(inner) is not MISSING or _fields(inner) is not None
+
+
+def _members(stored: Stored) -> dict[str, Any]:
+    """What a dict of one value per key holds: members of an object, and keys below, by all the rest of the key."""
+    return {**(stored.here if type(stored.here) is dict else {}), **stored.below}
+
+
+def _object(stored: Stored) -> Any:
+    """The object that keys make, part by part."""
+    if not stored.below or (stored.here is not MISSING and type(stored.here) is not dict):
+        return stored.here
+    return {name: _object(stored.at(name)) for name in stored.names()}
 
 
 class _Failed:
@@ -171,12 +249,15 @@ class _Builder:
         if stored.here is None and not stored.below and may_be_null:
             return None
         if _fields(inner) is None and _item_type(inner) is MISSING:
+            if stored.below and _is_object(inner):
+                is_dict = inner in _DICTS or get_origin(inner) in _DICTS
+                stored = stored._replace(here=_members(stored) if is_dict else _object(stored))
             return self._leaf(stored, wanted)
         if type(stored.here) is not dict and stored.here is not MISSING and not stored.below:
             return self._fail(stored.path, f"stored is {shown(stored.here)}; wanted an object for {type_name(inner)}")
         if _fields(inner) is not None:
             return self._struct(stored, inner)
-        return self._dict(stored, _item_type(inner))
+        return self._dict(stored, _item_type(inner), _lengths(wanted))
 
     def _leaf(self, stored: Stored, wanted: Any) -> Any:
         if stored.here is MISSING:
@@ -215,16 +296,19 @@ class _Builder:
     @staticmethod
     def _is_stored(found: Stored, wanted: Any) -> bool:
         """Whether there is something for a type: what lies below counts only for one that is made of it."""
-        return found.here is not MISSING or (bool(found.below) and _is_composite(wanted))
+        return found.here is not MISSING or (bool(found.below) and _is_object(wanted))
 
-    def _dict(self, stored: Stored, item: Any) -> Any:
+    def _dict(self, stored: Stored, item: Any, lengths: tuple[msgspec.Meta, ...]) -> Any:
         if _is_composite(item):
             made = {name: self.build(stored.at(name), item) for name in stored.names()}
         else:
-            members = stored.here if type(stored.here) is dict else {}
-            values = {**members, **stored.below}
             made = {
                 name: self._leaf(Stored(f"{stored.path}.{name}" if stored.path else name, value, {}), item)
-                for name, value in values.items()
+                for name, value in _members(stored).items()
             }
+        for meta in lengths:
+            try:
+                msgspec.convert(dict.fromkeys(made), Annotated[dict[str, Any], meta])
+            except msgspec.ValidationError as error:
+                return self._fail(stored.path, f"{len(made)} are stored at or below it: {error}")
         return _FAILED if any(value is _FAILED for value in made.values()) else made

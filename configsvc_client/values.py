@@ -5,6 +5,7 @@ an integer is a float, and 5.0 is no integer, because the type of a value should
 Which value is stored and what follows from an unfit one is not known here.
 """
 
+import contextlib
 from typing import Any, TypeVar
 
 import msgspec
@@ -54,14 +55,16 @@ def as_float(value: Any, min_val: float | None, max_val: float | None) -> float:
         and (min_val is None or value >= min_val)
         and (max_val is None or value <= max_val)
     ):
-        return float(value)
+        # Of an integer beyond all floats it is an error.
+        with contextlib.suppress(OverflowError):
+            return float(value)
     raise Unfit("a number" + _bounds(min_val, max_val))
 
 
 def as_type(value: Any, wanted: type[T]) -> T:
     """What msgspec makes of a JSON value for a type, without guessing: `"5"` is no int. Shares nothing with `value`."""
     try:
-        return msgspec.convert(copy_value(value), wanted)
+        return msgspec.convert(copy_value(value), wanted, str_keys=True)
     except msgspec.ValidationError as error:
         raise Unfit(f"{type_name(wanted)} ({error})") from None
 

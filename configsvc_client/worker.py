@@ -138,6 +138,9 @@ class Worker:
 
     def wait(self, event: threading.Event, timeout_s: float | None) -> bool:
         """Wait for `first` or `settled`."""
+        if timeout_s is not None:
+            # Nobody waits for as long as that.
+            timeout_s = min(timeout_s, threading.TIMEOUT_MAX)
         if not _before_uwsgi_forks():
             return event.wait(timeout_s)
         # The link runs for this wait only: when uWSGI forks, no thread of ours may hold the interpreter's lock.

@@ -31,8 +31,11 @@ from tests.client.support import EPOCH, FAST, OTHER_EPOCH, SCOPE, eventually_syn
 needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="gives files away")
 
 
-def proof(value: Any = 1, revision: int = 5, *, epoch: str = EPOCH, age_s: float = 0.0) -> Proof:
-    snapshot = Snapshot(**SCOPE, epoch=epoch, revision=revision, entries={"a": Entry(value=value)})
+def proof(
+    value: Any = 1, revision: int = 5, *, epoch: str = EPOCH, age_s: float = 0.0, version: str | None = None
+) -> Proof:
+    entries = {"a": Entry(value=value)}
+    snapshot = Snapshot(**SCOPE, epoch=epoch, revision=revision, version=version, entries=entries)
     return Proof(snapshot, EventId(epoch, revision), age_s)
 
 
@@ -184,9 +187,10 @@ def test_another_users_process_is_refused_and_not_stopped() -> None:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_process_that_lags_does_not_undo_what_another_has_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [None, "v" * 100_000])
+def test_a_process_that_lags_does_not_undo_what_another_has_written(tmp_path: Path, version: str | None) -> None:
     ahead, behind = files(tmp_path), files(tmp_path)
-    assert ahead.save(proof("new", 9))
+    assert ahead.save(proof("new", 9, version=version))
     assert behind.save(proof("old", 8))
     assert value_in(tmp_path) == "new"
     assert behind.save(proof("other", 3, epoch=OTHER_EPOCH))

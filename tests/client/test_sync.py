@@ -69,6 +69,17 @@ def test_a_read_without_service_is_a_default_or_a_key_error_and_waits_only_once(
             client.wait_ready(0.05)
 
 
+def test_a_time_may_be_longer_than_anybody_waits() -> None:
+    with client_of(NOBODY, start_timeout_s=1e10) as client, ThreadPoolExecutor(2) as pool:
+        read, ready = pool.submit(client.get, "a", 1), pool.submit(client.wait_ready, float("inf"))
+        eventually_sync(lambda: client.status.last_error)
+        assert not read.done()
+        client.close()
+        assert read.result(20) == 1
+        with pytest.raises(ClientClosed):
+            ready.result(20)
+
+
 def test_many_threads_read_whole_values_while_they_change() -> None:
     steps: list[Any] = [change(n, {"a": [n, n]}) for n in range(2, 300)]
     with Service([snapshot({"a": [1, 1]}, 1), *steps, HOLD]).run_in_thread() as service, client_of(service) as client:

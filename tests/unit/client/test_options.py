@@ -61,6 +61,8 @@ def test_a_token_file_may_be_a_path() -> None:
         {"url": "http://u:p@a"},
         {"url": "http://a?x=1"},
         {"url": "http://a#x"},
+        {"url": "http://a?"},
+        {"url": "http://a#"},
         {"url": "http://a/b c"},
         {"namespace": ""},
         {"namespace": "../x"},

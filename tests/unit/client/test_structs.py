@@ -1,8 +1,9 @@
 """Structs out of dotted keys."""
 
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Generic, Literal, NewType, Optional, TypedDict, TypeVar
 
 import msgspec
 import pytest
@@ -182,3 +183,98 @@ DATABASES = st.builds(Database, url=st.text(max_size=5), pool=POOLS, read_only=s
 def test_what_a_struct_is_as_json_reads_as_the_same_struct(database: Database, as_keys: bool) -> None:
     values = {"db": msgspec.to_builtins(database)}
     assert made(flat(values) if as_keys else values, Database, "db") == database
+
+
+# ---- types that say more ---------------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass
+class Box(Generic[T]):
+    item: T
+    more: dict[str, T | None] = field(default_factory=dict)
+
+
+@dataclass
+class Labelled(Box[U], Generic[U, T]):
+    label: T | None = None
+
+
+@dataclass
+class Shelf(Labelled[int, str]):
+    boxes: dict[str, Box[bool]] = field(default_factory=dict)
+
+
+def test_a_generic_dataclass_is_made_of_what_it_is_said_to_hold() -> None:
+    assert made({"item": 1, "more.a": 2}, Box[int]) == Box(1, {"a": 2})
+    assert list(problems({"item": "x", "more.a": "y"}, Box[int])) == ["item", "more.a"]
+    assert made({"item": 1, "label": "x", "boxes.a.item": True}, Shelf) == Shelf(1, {}, "x", {"a": Box(True)})
+    wrong = problems({"item": "x", "more.a": "y", "label": 1, "boxes.a.item": 1}, Shelf)
+    assert list(wrong) == ["item", "more.a", "label", "boxes.a.item"]
+    assert made({"item": "x"}, Box) == Box("x")
+
+
+class Limited(msgspec.Struct):
+    limits: Annotated[dict[str, int], msgspec.Meta(max_length=1)] = {}
+    pools: Annotated[dict[str, Pool] | None, msgspec.Meta(min_length=1)] = None
+
+
+def test_what_is_asked_of_a_dict_as_a_whole_counts() -> None:
+    assert made({"limits.a": 1, "pools.a.size": 2}, Limited) == Limited({"a": 1}, {"a": Pool(2)})
+    wrong = problems({"limits.a": 1, "limits": {"b": 2}, "pools": {}}, Limited)
+    assert wrong == {
+        "limits": "2 are stored at or below it: Expected `object` of length <= 1",
+        "pools": "0 are stored at or below it: Expected `object` of length >= 1",
+    }
+
+
+class Local(msgspec.Struct, tag="local"):
+    path: str
+    pool: Pool = msgspec.field(default_factory=Pool)
+
+
+class Remote(msgspec.Struct, tag="remote"):
+    url: str
+    pool: Pool = msgspec.field(default_factory=Pool)
+
+
+class Place(TypedDict):
+    row: int
+
+
+Inner = NewType("Inner", Pool)
+
+
+class Odd(msgspec.Struct):
+    backend: Local | Remote | None = None
+    weights: Mapping[str, int] = {}
+    names: dict[int, str] = {}
+    free: dict[str, Any] = {}
+    bare: dict = {}  # type: ignore[type-arg]
+    place: Place | None = None
+    inner: Inner = msgspec.field(default_factory=lambda: Inner(Pool()))
+
+
+AS_KEYS = {
+    "backend.type": "remote",
+    "backend.url": "http://a",
+    "backend.pool.size": 3,
+    "weights.a.b": 1,
+    "names.1": "one",
+    "free.a.b": [1],
+    "bare.c.d": 1,
+    "place.row": 5,
+    "inner.size": 7,
+}
+ODD = Odd(Remote("http://a", Pool(3)), {"a.b": 1}, {1: "one"}, {"a.b": [1]}, {"c.d": 1}, {"row": 5}, Inner(Pool(7)))
+
+
+def test_keys_below_whatever_is_an_object_in_json_are_not_passed_over() -> None:
+    assert made(AS_KEYS, Odd) == ODD
+    assert made({**AS_KEYS, "backend": {"type": "local", "url": "no"}}, Odd) == ODD
+    assert made({"backend": {"type": "local", "path": "/a", "pool": {"size": 2}}}, Odd).backend == Local("/a", Pool(2))
+    wrong = problems({"backend.type": "nowhere", "weights.a": "x", "names.x": "y", "place.row": "z"}, Odd)
+    assert list(wrong) == ["backend", "weights.a", "names", "place"]
+    assert made({"backend": None}, Odd) == Odd()

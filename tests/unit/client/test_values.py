@@ -68,6 +68,22 @@ def test_bounds_belong_to_what_is_allowed(value: float, low: float | None, high:
     assert (answer is not None) is (fits and type(value) is int)
 
 
+@pytest.mark.parametrize("value", [10**400, -(10**400)], ids=["above", "below"])
+def test_an_integer_beyond_all_floats_is_no_number_that_a_float_can_be(value: int) -> None:
+    answers = Answers(k=value)
+    assert answers.read_as("k", 1.5, as_float, None, None) == 1.5
+    assert answers.read_as("k", 1.5, as_type, float) == 1.5
+    assert answers.read_as("k", MISSING, as_int, None, None) == value
+    for rule, more in ((as_float, (None, None)), (as_type, (float,)), (as_str, ())):
+        with pytest.raises(ConfigValueError) as caught:
+            answers.read_as("k", MISSING, rule, *more)
+        assert len(str(caught.value)) < 200
+
+
+def test_an_objects_keys_may_be_numbers_in_a_type() -> None:
+    assert as_type({"1": "a"}, dict[int, str]) == {1: "a"}
+
+
 @pytest.mark.parametrize(("low", "high"), [(2, 1), (0.1, 0), (float("nan"), None), (None, float("nan"))])
 def test_bounds_that_nothing_lies_within_are_a_mistake_of_the_reader(low: Any, high: Any) -> None:
     with pytest.raises(InvalidOption):

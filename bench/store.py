@@ -27,10 +27,10 @@ def binary() -> Path:
 
 
 @contextmanager
-def etcd(core: int = LOAD_CORE) -> Iterator[LocalEtcd]:
-    """A member of its own on one core, empty."""
+def etcd(core: int = LOAD_CORE, *, fsync: bool = False) -> Iterator[LocalEtcd]:
+    """A member of its own on one core, empty; with `fsync` it answers a write when that is on disk."""
     # As much as a run writes; its data is thrown away.
-    options = LocalOptions(binary=binary(), fsync=False, extra=("--quota-backend-bytes=8589934592",))
+    options = LocalOptions(binary=binary(), fsync=fsync, extra=("--quota-backend-bytes=8589934592",))
     with on_cores(core):
         member = LocalEtcd(options=options)
         member.start()
@@ -63,8 +63,14 @@ def stored(value: Any) -> bytes:
     return json.dumps({"value": value, "version": "v1.0.0", "metadata": metadata}).encode()
 
 
-def _encoded(data: bytes) -> str:
+def encoded(data: bytes) -> str:
+    """Bytes as etcd's gateway wants them."""
     return base64.b64encode(data).decode()
+
+
+def decoded(text: str) -> bytes:
+    """Bytes as etcd's gateway has them."""
+    return base64.b64decode(text)
 
 
 class Connection:
@@ -85,7 +91,7 @@ class Connection:
 
     def put_raw(self, path: bytes, data: bytes) -> int:
         """Store bytes; the revision."""
-        answer = self.ask("/v3/kv/put", {"key": _encoded(path), "value": _encoded(data)})
+        answer = self.ask("/v3/kv/put", {"key": encoded(path), "value": encoded(data)})
         return int(answer["header"]["revision"])
 
     def fill(self, scope: Scope, values: Iterable[tuple[str, Any]]) -> None:
@@ -94,7 +100,7 @@ class Connection:
         size = 0
         for key, value in values:
             data = stored(value)
-            ops.append({"requestPut": {"key": _encoded(entry_path(scope, key)), "value": _encoded(data)}})
+            ops.append({"requestPut": {"key": encoded(entry_path(scope, key)), "value": encoded(data)}})
             size += len(data)
             if len(ops) == TXN_OPS or size > TXN_BYTES:
                 self.ask("/v3/kv/txn", {"success": ops})

@@ -1,6 +1,6 @@
 """Every row by its name, in the order of the table."""
 
-from bench.rows import Row, changes, client, fanout, reads, start
+from bench.rows import Row, changes, client, fanout, reads, start, writes
 
 ROWS: dict[str, Row] = {
     "reads": reads.read_key,
@@ -14,4 +14,5 @@ ROWS: dict[str, Row] = {
     "start": start.start,
     "imports": client.imports,
     "workers": start.workers,
+    "writes": writes.writes,
 }

@@ -28,6 +28,7 @@ LINES = {
     "start": {"start to ready": 2, "resident memory": 2},
     "imports": {"time in a fresh process": 1, "time of the whole process": 1},
     "workers": {"requests of two processes": 2, "CPU time per request": 2},
+    "writes": {"answered": 3, "apply window open": 1, "read p99 meanwhile": 1, "failed reads": 1},
 }
 """How many lines each measure of a row has."""
 ONLY_WITH_WRK = {"requests", "p99"}

@@ -172,9 +172,10 @@ def _permissions(facts: Facts, user: UserFacts) -> Iterator[Finding]:
         yield Finding(level="unknown", check="permission", text=text)
         return
     # That it may read is tried, see `_data`; whether it may write cannot be.
-    more, less = excess(user.permissions, need), lacks_writing(user.permissions, need[0])
+    more = excess(user.permissions, need)
+    less = [one.prefix for one in need if lacks_writing(user.permissions, one)]
     if less:
-        text = f"{who} may not write below {need[0].prefix}, which a service with CONFIGSVC_WRITES=true does"
+        text = f"{who} may not write below {', '.join(less)}, which a service with CONFIGSVC_WRITES=true does"
         yield Finding(level="failure", check="permission", text=text, todo=f"{narrow}, or set CONFIGSVC_WRITES=false")
     if more:
         text = f"{who} may do more than this service needs: {', '.join(more)}"

@@ -6,7 +6,7 @@ etcd grants ranges of keys, `[key, range_end)`; several grants add up.
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from configsvc.core.model import RELEASES, ROOT
+from configsvc.core.model import OVERRIDES, RECEIPTS, RELEASES, ROOT
 from configsvc.etcd.facts import Permission
 from configsvc.etcd.ops import prefix_end
 
@@ -40,8 +40,10 @@ def needed(namespace: str | None, *, writes: bool) -> tuple[Need, Need, *tuple[N
     """Of a sidecar for its namespace, or of a central service for all: values, releases, and what writing adds."""
     if namespace is None:
         return Need(ROOT, writes), Need(_EVERYTHING, writes)
-    forks = (Need(_FORKS, writes),) if writes else ()
-    return Need(f"{ROOT}{namespace}/", writes), Need(f"{RELEASES}{namespace}/", writes), *forks
+    # What only writing needs: an override's record, receipts (their keys are hashes, so of all), changes of an epoch.
+    more = (f"{OVERRIDES}{namespace}/", RECEIPTS, _FORKS) if writes else ()
+    values, releases = Need(f"{ROOT}{namespace}/", writes), Need(f"{RELEASES}{namespace}/", writes)
+    return values, releases, *(Need(prefix, writes) for prefix in more)
 
 
 def lacks_writing(permissions: Iterable[Permission], need: Need) -> bool:

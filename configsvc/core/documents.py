@@ -41,7 +41,8 @@ class Problem(NamedTuple):
 
     def fields(self) -> dict[str, Any]:
         """As the problem document lists it."""
-        named = {"key": self.key or None, "detail": self.detail, "line": self.line, "column": self.column}
+        key = self.key.encode("utf-8", "backslashreplace").decode()
+        named = {"key": key or None, "detail": self.detail, "line": self.line, "column": self.column}
         return {name: value for name, value in named.items() if value is not None}
 
 
@@ -164,8 +165,13 @@ def _bare(value: Any, depth: int) -> Any:
     return value
 
 
+def is_broken(text: str) -> bool:
+    """Whether a text holds half of a surrogate pair, as JSON's escapes can: it has no UTF-8."""
+    return _SURROGATE.search(text) is not None
+
+
 def _text(text: str) -> str:
-    if _SURROGATE.search(text):
+    if is_broken(text):
         raise _Problems(Problem("", "holds half of a surrogate pair (\\ud800 to \\udfff), which is no text"))
     return text
 

@@ -1,5 +1,6 @@
 """Bodies of writes: read up to a limit, and only of a type that the route takes. Nothing is ever unpacked."""
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -9,14 +10,20 @@ from aiohttp import web
 
 from configsvc.core import documents
 from configsvc.core.documents import Named, Object, Problem
-from configsvc.core.model import MAX_KEY_BYTES
-from configsvc.errors import InvalidRequest, TooLarge, UnsupportedMediaType
+from configsvc.core.model import MAX_KEY_BYTES, key_problem
+from configsvc.errors import InvalidRequest, RequestTimeout, TooLarge, UnsupportedMediaType
 from configsvc.web.route import Body
+from configsvc.writes.writer import off_loop
+from configsvc.web.syntax import KEY_SCHEMA
 
 BODY_DIGEST = web.RequestKey("body_digest", bytes)
 """The hash of the body as it was sent."""
 JSON = "application/json"
 MAX_PATTERNS = 1000
+MIN_BYTES_PER_S = 1024
+"""A body that comes more slowly, after a first patience, is not waited for."""
+KEY_BYTES = 40
+"""What a key and its value take in a body, about."""
 YAML = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
 
 
@@ -49,6 +56,7 @@ def patch(text: bytes, media: str) -> Patch:
     if not isinstance(deleted, list) or not all(isinstance(key, str) for key in deleted):
         problems.append(Problem("delete", f"is no list of keys; {right}"))
     elif isinstance(changed, Object):
+        problems += [Problem(key, problem) for key in deleted if (problem := key_problem(key))]
         problems += [Problem(key, "is both set and deleted") for key in deleted if key in changed]
         problems += [Problem(key, "is deleted twice") for key in {key for key in deleted if deleted.count(key) > 1}]
         if not problems and not changed and not deleted:
@@ -64,7 +72,7 @@ def patterns(text: bytes, media: str) -> list[str]:
     problems = [
         Problem(str(one), "is no pattern of keys: a text of 1 to 1,024 characters, such as database.host or *.url")
         for one in found
-        if not isinstance(one, str) or not 0 < len(one) <= MAX_KEY_BYTES
+        if not isinstance(one, str) or not 0 < len(one) <= MAX_KEY_BYTES or documents.is_broken(one)
     ]
     if len(found) > MAX_PATTERNS:
         problems.append(Problem("", f"{len(found)} patterns are given, at most {MAX_PATTERNS} are taken"))
@@ -78,8 +86,11 @@ def binary(data: bytes, media: str) -> bytes:
     return data
 
 
-async def read(request: web.Request, body: Body, max_bytes: int) -> Any:
-    """The request's body as the route reads it; raises `UnsupportedMediaType`, `TooLarge`, `InvalidRequest`."""
+async def read(request: web.Request, body: Body, max_bytes: int, patience_s: float) -> Any:
+    """The request's body as the route reads it; one that does not come within `patience_s` has to come steadily.
+
+    Raises `UnsupportedMediaType`, `TooLarge`, `RequestTimeout`, `InvalidRequest`.
+    """
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise UnsupportedMediaType("send the body as it is, without a Content-Encoding")
     media = _media(request, body)
@@ -87,15 +98,37 @@ async def read(request: web.Request, body: Body, max_bytes: int) -> Any:
     declared = request.content_length
     if declared is not None and declared > limit:
         raise TooLarge(f"the body has {declared} bytes; this route takes {limit}", limit=limit)
-    text = bytearray()
-    async for chunk in request.content.iter_any():
-        text += chunk
-        if len(text) > limit:
-            raise TooLarge(f"the body has more than {limit} bytes, which is what this route takes", limit=limit)
+    if request.headers.get("Expect", "").strip().lower() == "100-continue":
+        # Now, and not before: what is refused by its head need not be sent.
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+    text = await _received(request, limit, patience_s)
     request[BODY_DIGEST] = hashlib.sha256(text).digest()
     if not text.strip():
         raise InvalidRequest(f"the body is empty; {body.description}", code="invalid_body")
-    return body.read(bytes(text), media)
+    return await off_loop(len(text) // KEY_BYTES, body.read, bytes(text), media)
+
+
+def keys_in(request: web.Request) -> int:
+    """About how many keys a body has, by its length."""
+    return (request.content_length or 0) // KEY_BYTES
+
+
+async def _received(request: web.Request, limit: int, patience_s: float) -> bytearray:
+    text = bytearray()
+    started = asyncio.get_running_loop().time()
+    try:
+        async with asyncio.timeout(patience_s) as timeout:
+            async for chunk in request.content.iter_any():
+                text += chunk
+                if len(text) > limit:
+                    raise TooLarge(f"the body has more than {limit} bytes, which is what this route takes", limit=limit)
+                timeout.reschedule(started + patience_s + len(text) / MIN_BYTES_PER_S)
+    except TimeoutError:
+        raise RequestTimeout(f"the body stopped coming after {len(text)} bytes") from None
+    except web.RequestPayloadError:
+        raise InvalidRequest("the body breaks off, or is not framed as HTTP/1.1 wants", code="bad_request") from None
+    return text
 
 
 def _media(request: web.Request, body: Body) -> str:
@@ -125,17 +158,22 @@ PATCH = Body(
     schema={
         "type": "object",
         "properties": {
-            "set": {"type": "object"},
-            "delete": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+            "set": {"type": "object", "propertyNames": KEY_SCHEMA},
+            "delete": {"type": "array", "items": KEY_SCHEMA, "uniqueItems": True},
         },
         "additionalProperties": False,
+        "anyOf": [
+            {"required": ["set"], "properties": {"set": {"minProperties": 1}}},
+            {"required": ["delete"], "properties": {"delete": {"minItems": 1}}},
+        ],
     },
     description="the keys to set and to delete are expected",
 )
+PATTERN_SCHEMA = {"type": "string", "minLength": 1, "maxLength": MAX_KEY_BYTES}
 PATTERNS = Body(
     media=(JSON,),
     read=patterns,
-    schema={"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": MAX_PATTERNS},
+    schema={"type": "array", "items": PATTERN_SCHEMA, "maxItems": MAX_PATTERNS},
     description="a list of patterns is expected, [] for none",
 )
 BACKUP = Body(

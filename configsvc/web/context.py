@@ -72,6 +72,11 @@ def query(request: web.Request) -> Mapping[str, Any]:
     return request[TARGET].query
 
 
+def header(request: web.Request, name: str) -> Any:
+    """A header that the route knows, read; None where the request has none."""
+    return request[TARGET].headers.get(name)
+
+
 def body(request: web.Request) -> Any:
     """The request's body, as its route reads it."""
     return request[TARGET].body

@@ -34,8 +34,6 @@ async def version(request: web.Request) -> web.StreamResponse:
 async def diff(request: web.Request) -> web.StreamResponse:
     """`GET /v1/diff/{ns}/{env}`."""
     query, scope = context.query(request), context.scope(request)
-    if "from" not in query:
-        raise syntax.query_error("from", "is missing; name the release to compare with")
     writer = context.writer(request)
     before = await writer.find(scope, query["from"])
     after = await writer.find(scope, query["to"]) if "to" in query else await writer.newest(scope)

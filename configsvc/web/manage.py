@@ -19,11 +19,11 @@ from configsvc.core.model import Freeze, Scope
 from configsvc.core.release import Kind
 from configsvc.core.schema import object_keys
 from configsvc.errors import ConfigSvcError
-from configsvc.web import bodies, context, syntax
+from configsvc.web import bodies, context
 from configsvc.web.problems import TYPE
 from configsvc.writes import promotion
 from configsvc.writes.promotion import offered
-from configsvc.writes.writer import Key, Outcome, Prepare, Writer, told
+from configsvc.writes.writer import Key, Outcome, Prepare, Writer, off_loop, told
 from configsvc_client.protocol import format_time
 
 SEEN_S = 2.0
@@ -39,7 +39,7 @@ async def deploy(request: web.Request) -> web.StreamResponse:
 
     async def prepare(view: View) -> Command:
         return Deploy(
-            values=documents.flatten(tree, object_keys(view.schema)),
+            values=await off_loop(bodies.keys_in(request), documents.flatten, tree, object_keys(view.schema)),
             version=query.get("version"),
             overrides=query.get("overrides", "refuse"),
             git_commit=query.get("git_commit"),
@@ -52,17 +52,12 @@ async def deploy(request: web.Request) -> web.StreamResponse:
 async def change(request: web.Request) -> web.StreamResponse:
     """`PATCH /v1/config/{ns}/{env}`."""
     query, patch = context.query(request), context.body(request)
-    is_emergency = query.get("emergency") == "true"
-    if is_emergency and "reason" not in query:
-        raise syntax.query_error("reason", "is missing; say why this is an emergency")
-    kind: Kind = "emergency" if is_emergency else "change"
+    kind: Kind = "emergency" if query.get("emergency") == "true" else "change"
     return await _change(request, Change(kind=kind, set=patch.set, delete=patch.delete))
 
 
 async def emergency(request: web.Request) -> web.StreamResponse:
     """`PUT /v1/emergency/{ns}/{env}/{key}`."""
-    if "reason" not in context.query(request):
-        raise syntax.query_error("reason", "is missing; say why this is an emergency")
     key = context.key(request)
     return await _change(request, Change(kind="emergency", set={key: context.body(request)}))
 
@@ -103,11 +98,7 @@ async def rollback(request: web.Request) -> web.StreamResponse:
 async def promote(request: web.Request) -> web.StreamResponse:
     """`POST /v1/promote/{ns}/{env}`."""
     query, writer, scope = context.query(request), context.writer(request), context.scope(request)
-    if "from" not in query:
-        raise syntax.query_error("from", "is missing; name the environment to promote from")
     source = Scope(scope.namespace, query["from"])
-    if source == scope:
-        raise syntax.query_error("from", f"is {scope.environment} itself; name another environment")
     context.check(request, "read", source)
     min_age_s = request.app[context.SETTINGS].promote_min_age_s
 
@@ -144,9 +135,6 @@ def _own(scope: Scope, patterns: list[str]) -> dict[str, Any]:
 async def freeze(request: web.Request) -> web.StreamResponse:
     """`PUT /v1/freeze/{ns}/{env}`."""
     query, writer = context.query(request), context.writer(request)
-    for name, why in (("reason", "say why deploys are refused"), ("ttl_s", "say for how many seconds")):
-        if name not in query:
-            raise syntax.query_error(name, f"is missing; {why}")
     frozen = Freeze(
         until=_later(writer, query["ttl_s"]),
         reason=query["reason"],
@@ -180,8 +168,7 @@ def _frozen(scope: Scope, frozen: Freeze | None) -> dict[str, Any]:
 async def write(request: web.Request, prepare: Prepare, *, label: str | None = None) -> web.StreamResponse:
     """Carry a command out as the request's parameters and headers say, and answer."""
     query, scope = context.query(request), context.scope(request)
-    if_match = syntax.if_match(request.headers.get("If-Match"))
-    key = syntax.idempotency_key(request.headers.get("Idempotency-Key"))
+    key = context.header(request, "Idempotency-Key")
     dry_run = query.get("dry_run") == "true"
     found = await context.writer(request).write(
         scope,
@@ -189,7 +176,7 @@ async def write(request: web.Request, prepare: Prepare, *, label: str | None = N
         about(request),
         label=label,
         dry_run=dry_run,
-        if_match=if_match,
+        if_match=context.header(request, "If-Match"),
         key=Key(context.identity(request).name, key, _digest(request)) if key and not dry_run else None,
     )
     if dry_run:

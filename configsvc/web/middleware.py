@@ -20,6 +20,7 @@ from configsvc.errors import (
     Forbidden,
     Internal,
     InvalidRequest,
+    RequestTimeout,
     TooLarge,
     UnsupportedMediaType,
 )
@@ -138,7 +139,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
             request.transport.abort()
         raise ConnectionResetError("the answer broke off")
     response = problems.response(failure, request[context.REQUEST_ID])
-    if isinstance(failure, TooLarge | UnsupportedMediaType):
+    if isinstance(failure, TooLarge | UnsupportedMediaType | RequestTimeout):
         response.force_close()
     return response
 
@@ -169,7 +170,9 @@ async def authorize(request: web.Request, handler: Handler) -> web.StreamRespons
     if row.body is None:
         _refuse_body(request)
     else:
-        target = target._replace(body=await bodies.read(request, row.body, settings.max_body_bytes))
+        target = target._replace(
+            body=await bodies.read(request, row.body, settings.max_body_bytes, settings.head_timeout_s)
+        )
     request[context.TARGET] = target
     if target.scope is not None:
         context.check_followed(settings, target.scope)
@@ -198,7 +201,14 @@ def _target(request: web.Request, row: Route) -> Target:
         elif "{version}" in row.path:
             version = syntax.path_version(parts[5])
     query = syntax.parse_query(request.rel_url.raw_query_string, row.query_readers, strict=row.writes)
-    return Target(scope, key, query, version=version)
+    for one in row.query:
+        if one.required and one.name not in query:
+            raise syntax.query_error(one.name, f"is missing: {one.description[0].lower()}{one.description[1:]}")
+    headers = {one.name: one.read(request.headers[one.name]) for one in row.headers if one.name in request.headers}
+    target = Target(scope, key, query, headers, version=version)
+    if row.check:
+        row.check(target)
+    return target
 
 
 def _refuse_body(request: web.Request) -> None:

@@ -12,27 +12,20 @@ from configsvc import __version__
 from configsvc.errors import ALL
 from configsvc.web import messages, problems
 from configsvc.web.route import Answer, Parameter, Route
+from configsvc.web.syntax import KEY_SCHEMA, NAME_SCHEMA, VERSION_SCHEMA
 
 REFERENCE = "#/components/schemas/{name}"
-NAME_SCHEMA = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"}
-NO_KEY = r"/\u0000-\u001f\u007f-\u009f"
 PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "ns": {"description": "The namespace.", "schema": NAME_SCHEMA},
     "env": {"description": "The environment.", "schema": NAME_SCHEMA},
     "key": {
         "description": "The key; dots are literal. At most 1,024 bytes of UTF-8.",
-        "schema": {
-            "type": "string",
-            "minLength": 1,
-            "maxLength": 1024,
-            # Without look-ahead, which many tools do not read: no "_" in front, neither "." nor "..".
-            "pattern": "^([^_.{x}][^{x}]*|\\.[^.{x}][^{x}]*|\\.\\.[^{x}]+)$".replace("{x}", NO_KEY),
-        },
+        "schema": KEY_SCHEMA,
     },
-}
-PATH_PARAMETERS["version"] = {
-    "description": "A version label, or a release as `@17`; bare digits are a label first, then a number.",
-    "schema": {"type": "string", "pattern": "^(@[0-9]{1,18}|[A-Za-z0-9][A-Za-z0-9._+-]{0,127})$"},
+    "version": {
+        "description": "A version label, or a release as `@17`; bare digits are a label first, then a number.",
+        "schema": VERSION_SCHEMA,
+    },
 }
 HEADERS = {
     "ETag": "`epoch:revision` of the scope's last change; weak where the body is compressed.",
@@ -101,7 +94,8 @@ def _operation(row: Route, method: str, everywhere: tuple[int, ...]) -> dict[str
 
 
 def _parameter(parameter: Parameter, where: str) -> dict[str, Any]:
-    return {"name": parameter.name, "in": where, "description": parameter.description, "schema": parameter.schema}
+    described = {"name": parameter.name, "in": where, "description": parameter.description, "schema": parameter.schema}
+    return described | ({"required": True} if parameter.required else {})
 
 
 def _answer(answer: Answer, method: str) -> dict[str, Any]:

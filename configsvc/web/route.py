@@ -15,17 +15,30 @@ from configsvc.web.syntax import Version
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+class Target(NamedTuple):
+    """What a request is about, checked: the shape of its path, query and headers is right."""
+
+    scope: Scope | None
+    key: str | None
+    query: Mapping[str, Any]
+    headers: Mapping[str, Any]
+    """By name, those that the route knows and the request has, read."""
+    body: Any = None
+    version: Version | None = None
+
+
 class Parameter(msgspec.Struct, frozen=True, kw_only=True):
     """A query parameter or header that a route reads. `schema` is JSON Schema.
 
-    `read` makes the value of a query parameter from its text, before anybody's permission is looked at; it raises
-    `ValueError` with what is wrong and what would be right.
+    `read` makes its value from its text, before anybody's permission is looked at; it raises `ValueError` with what is
+    wrong and what would be right, that of a header `InvalidRequest`.
     """
 
     name: str
     description: str
     schema: Mapping[str, Any]
     read: Callable[[str], Any] = str
+    required: bool = False
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +84,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it changes something: refused by a service that answers no writes, and so are unknown parameters."""
     action_for: Callable[[Mapping[str, Any]], str] | None = None
     """The permission that it needs by its query parameters, where that is not always `action`."""
+    check: Callable[[Target], None] | None = None
+    """Whether parameters go together; raises `InvalidRequest`."""
     lasting: bool = False
     """Whether the answer goes on until one side ends it: its duration says nothing about speed."""
 
@@ -83,13 +98,3 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     def methods(self) -> tuple[str, ...]:
         """What it is registered for: whatever can be read can be asked about by HEAD, but for lasting answers."""
         return ("GET", "HEAD") if self.method == "GET" and not self.lasting else (self.method,)
-
-
-class Target(NamedTuple):
-    """What a request is about, checked: the shape of its path and query is right."""
-
-    scope: Scope | None
-    key: str | None
-    query: Mapping[str, Any]
-    body: Any = None
-    version: Version | None = None

@@ -6,9 +6,13 @@ Routing, authorization, the index and `/openapi.json` are made from `ROUTES`; to
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
+from configsvc.core.model import key_write_problem
 from configsvc.errors import HeadersTooLarge, InvalidRequest, RequestTimeout, TooLarge, UnsupportedMediaType
 from configsvc.web import backup, bodies, history, manage, messages, ops, read, stream, syntax
-from configsvc.web.route import Answer, Parameter, Route
+from configsvc.web.route import Answer, Parameter, Route, Target
+from configsvc.web.syntax import LABEL_PATTERN, NAME_SCHEMA, VERSION_SCHEMA
 
 ANY_ROUTE = tuple(
     error.status for error in (InvalidRequest, RequestTimeout, TooLarge, UnsupportedMediaType, HeadersTooLarge)
@@ -20,6 +24,26 @@ JSON = "application/json"
 
 def _query(name: str, description: str, read: Callable[[str], Any] = str, **schema: Any) -> Parameter:
     return Parameter(name=name, description=description, schema=schema, read=read)
+
+
+def _text(name: str, description: str, most: int) -> Parameter:
+    return _query(name, description, syntax.text(most), type="string", minLength=1, maxLength=most)
+
+
+def _version(name: str, description: str) -> Parameter:
+    return _query(name, description, syntax.version, **VERSION_SCHEMA)
+
+
+def _environment(name: str, description: str) -> Parameter:
+    return _query(name, description, syntax.environment, **NAME_SCHEMA)
+
+
+def _seconds(name: str, description: str, least: float, most: float) -> Parameter:
+    return _query(name, description, syntax.duration(least, most), type="number", minimum=least, maximum=most)
+
+
+def _must(parameter: Parameter) -> Parameter:
+    return msgspec.structs.replace(parameter, required=True)
 
 
 def _choice(name: str, description: str, *words: str) -> Parameter:
@@ -49,37 +73,50 @@ LAST_EVENT_ID_HEADER = Parameter(
     description="Resume after this event; one that makes no sense means a snapshot.",
     schema={"type": "string"},
 )
-AS_OF = _query(
-    "release", "The values as this release left them: a number, @number or a label.", syntax.version, type="string"
-)
+AS_OF = _version("release", "The values as this release left them: a number, @number or a label.")
 LIMIT = _query("limit", "How many, cut to 500.", syntax.count(500), type="integer", minimum=1, default=50)
-AFTER = _query("after", "The `next` of the page before.", syntax.number, type="integer", minimum=0)
-FROM = _query("from", "The release to compare with.", syntax.version, type="string")
-TO = _query("to", "The release that is compared; the head's without it.", syntax.version, type="string")
-FROM_ENVIRONMENT = _query("from", "The environment to promote from.", syntax.environment, type="string")
-NAMESPACE = _query("namespace", "Only this namespace.", syntax.environment, type="string")
+AFTER = _query("after", "The `next` of the page before.", syntax.number, type="integer", minimum=0, maximum=10**18 - 1)
+FROM = _version("from", "The release to compare with.")
+TO = _version("to", "The release that is compared; the head's without it.")
+FROM_ENVIRONMENT = _environment("from", "The environment to promote from.")
+NAMESPACE = _environment("namespace", "Only this namespace.")
 YES = ("false", "true")
 DRY_RUN = _choice("dry_run", "Only say what would happen.", *YES)
-DIGEST = _query("digest", "Apply this plan and no other: the digest that a dry run answered.", syntax.text(100))
-REASON = _query("reason", "Why; kept in the history.", syntax.text(1000), type="string", maxLength=1000)
-FORCE = _query("force", "Why the guards do not apply this time.", syntax.text(1000), type="string", maxLength=1000)
-BASE = _query("base_release", "Refuse unless the scope is at this release.", syntax.number, type="integer", minimum=0)
-TTL = _query("ttl_s", "After so many seconds it ends by itself.", syntax.duration(1, 366 * 86_400), type="number")
+DIGEST = _text("digest", "Apply this plan and no other: the digest that a dry run answered.", 100)
+REASON = _text("reason", "Why; kept in the history.", 1000)
+FORCE = _text("force", "Why the guards do not apply this time.", 1000)
+BASE = _query(
+    "base_release",
+    "Refuse unless the scope is at this release.",
+    syntax.number,
+    type="integer",
+    minimum=0,
+    maximum=10**18 - 1,
+)
+TTL = _seconds("ttl_s", "After so many seconds it ends by itself.", 1, 366 * 86_400)
 OVERRIDES = _choice("overrides", "What becomes of pending overrides.", "refuse", "keep", "discard")
-VERSION = _query("version", "The release's label, such as a tag or a commit.", syntax.label, type="string")
-APPROVED_BY = _query("approved_by", "Who approved it; kept with the values.", syntax.text(200), type="string")
-GIT_COMMIT = _query("git_commit", "The commit that it comes from.", syntax.text(200), type="string")
+VERSION = _query(
+    "version", "The release's label, such as a tag or a commit.", syntax.label, type="string", pattern=LABEL_PATTERN
+)
+APPROVED_BY = _text("approved_by", "Who approved it; kept with the values.", 200)
+GIT_COMMIT = _text("git_commit", "The commit that it comes from.", 200)
 EMERGENCY = _choice("emergency", "An emergency: needs a reason, and that permission.", *YES)
 ABOUT = (DRY_RUN, DIGEST, REASON, FORCE, BASE)
 IF_MATCH = Parameter(
     name="If-Match",
     description="The ETag of a read: refuse if the scope has changed since.",
-    schema={"type": "string"},
+    schema={
+        "type": "string",
+        "pattern": '^(\\*|(W/)?"[0-9a-f]{12}:[0-9]{1,18}(-[0-9a-f]{8})?")$',
+        "examples": ['"0f9a3c52d1be:1042"', "*"],
+    },
+    read=syntax.if_match,
 )
 IDEMPOTENCY_KEY = Parameter(
     name="Idempotency-Key",
     description="Names the request: sent again within 24 h, it is answered as the first time.",
-    schema={"type": "string", "maxLength": 255},
+    schema={"type": "string", "pattern": "^[!-~]{1,255}$"},
+    read=syntax.idempotency_key,
 )
 WRITE_HEADERS = (IF_MATCH, IDEMPOTENCY_KEY)
 PAST_PROBLEMS = (401, 403, 404, 503)
@@ -93,6 +130,21 @@ def _ok(description: str, *types: Any, media: str = JSON, headers: tuple[str, ..
 
 def _emergency(query: Mapping[str, Any]) -> str:
     return "emergency" if query.get("emergency") == "true" else "deploy"
+
+
+def _has_reason(target: Target) -> None:
+    if target.query.get("emergency") == "true" and "reason" not in target.query:
+        raise syntax.query_error("reason", "is missing; say why this is an emergency")
+
+
+def _may_be_written(target: Target) -> None:
+    if problem := key_write_problem(target.key or ""):
+        raise InvalidRequest(f"the key {problem}", code="invalid_key", parameter="key")
+
+
+def _is_another(target: Target) -> None:
+    if target.scope is not None and target.query["from"] == target.scope.environment:
+        raise syntax.query_error("from", f"is {target.scope.environment} itself; name another environment")
 
 
 WRITTEN = (_ok("What was written, or with `dry_run=true` would be.", messages.Written, messages.Planned),)
@@ -178,6 +230,7 @@ ROUTES: tuple[Route, ...] = (
         handler=manage.change,
         action="deploy",
         action_for=_emergency,
+        check=_has_reason,
         summary="Set and delete some keys in one release",
         query=(EMERGENCY, TTL, *ABOUT),
         headers=WRITE_HEADERS,
@@ -192,7 +245,8 @@ ROUTES: tuple[Route, ...] = (
         handler=manage.emergency,
         action="emergency",
         summary="Set one key at once, past review",
-        query=(TTL, *ABOUT),
+        check=_may_be_written,
+        query=(TTL, DRY_RUN, DIGEST, _must(REASON), FORCE, BASE),
         headers=WRITE_HEADERS,
         body=bodies.VALUE,
         answers=WRITTEN,
@@ -229,7 +283,8 @@ ROUTES: tuple[Route, ...] = (
         handler=manage.promote,
         action="deploy",
         summary="Make a scope what was deployed to another environment",
-        query=(FROM_ENVIRONMENT, VERSION, OVERRIDES, APPROVED_BY, *ABOUT),
+        check=_is_another,
+        query=(_must(FROM_ENVIRONMENT), VERSION, OVERRIDES, APPROVED_BY, *ABOUT),
         headers=WRITE_HEADERS,
         answers=WRITTEN,
         problems=WRITE_PROBLEMS,
@@ -280,7 +335,7 @@ ROUTES: tuple[Route, ...] = (
         handler=history.diff,
         action="read",
         summary="What differs between two releases",
-        query=(FROM, TO),
+        query=(_must(FROM), TO),
         answers=(_ok("Key by key.", messages.Difference),),
         problems=PAST_PROBLEMS,
     ),
@@ -309,7 +364,7 @@ ROUTES: tuple[Route, ...] = (
         handler=manage.freeze,
         action="deploy",
         summary="Refuse deploys for a time",
-        query=(REASON, TTL),
+        query=(_must(REASON), _must(TTL)),
         answers=FROZEN,
         problems=(401, 403, 409, 503, 504),
         writes=True,

@@ -21,6 +21,22 @@ NEAR = 0.75
 MAX_CANDIDATES = 500
 """How many names a 404 looks at for near ones: finding them must stay cheaper than the request."""
 
+# What JSON Schema can say of names; the rest is said where they are refused.
+LABEL_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$"
+NAME_SCHEMA: Mapping[str, Any] = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"}
+VERSION_SCHEMA: Mapping[str, Any] = {
+    "type": "string",
+    "pattern": "^(@[0-9]{1,18}|[A-Za-z0-9][A-Za-z0-9._+-]{0,127})$",
+}
+_NO_KEY = r"/\u0000-\u001f\u007f-\u009f"
+KEY_SCHEMA: Mapping[str, Any] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 1024,
+    # Without look-ahead, which many tools do not read: no "_" in front, neither "." nor "..".
+    "pattern": "^([^_.{x}][^{x}]*|\\.[^.{x}][^{x}]*|\\.\\.[^{x}]+)$".replace("{x}", _NO_KEY),
+}
+
 _STRAY_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _SECONDS = re.compile(r"-?[0-9]{1,309}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
@@ -270,13 +286,13 @@ def none_match(header: str, etag: str) -> bool:
     return False
 
 
-def if_match(header: str | None) -> EventId | None:
-    """The state that a write's `If-Match` names; None without one, and for `*`, which any state matches.
+def if_match(header: str) -> EventId | None:
+    """The state that a write's `If-Match` names; None for `*`, which any state matches.
 
     Raises `InvalidRequest` (`invalid_header`) for anything but one entity tag of ours: what cannot be understood must
     not let a write through.
     """
-    if header is None or header.strip(" \t") == "*":
+    if header.strip(" \t") == "*":
         return None
     match = _STATE_TAG.fullmatch(header)
     found = parse_event_id(match[1]) if match else None
@@ -287,9 +303,9 @@ def if_match(header: str | None) -> EventId | None:
     return found
 
 
-def idempotency_key(header: str | None) -> str | None:
+def idempotency_key(header: str) -> str:
     """The request's `Idempotency-Key`; raises `InvalidRequest` (`invalid_header`) for one that is none."""
-    if header is not None and not _IDEMPOTENCY_KEY.fullmatch(header):
+    if not _IDEMPOTENCY_KEY.fullmatch(header):
         raise InvalidRequest(
             "an Idempotency-Key is 1 to 255 visible ASCII characters, such as a UUID", code="invalid_header"
         )

@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from configsvc import __version__
 from configsvc.core.model import Scope
+from configsvc.core.policy import Action
 from configsvc.hub import Hub
 from configsvc.metrics import TABLE
 from configsvc.web import context, messages
@@ -334,5 +335,8 @@ def test_the_table_is_complete(hub: Hub) -> None:
     assert registered == {(method, row.handler) for row in ROUTES for method in row.methods}
     assert app[context.ROUTES] is ROUTES
     for row in ROUTES:
-        assert row.action in ("open", "self", "read")
+        assert row.action in get_args(Action)
         assert row.summary
+        if row.writes:
+            assert row.action in ("deploy", "emergency", "admin")
+            assert row.method in ("POST", "PUT", "PATCH", "DELETE")

@@ -142,11 +142,11 @@ async def test_unknown_paths(url: str, path: str) -> None:
     assert "/openapi.json" in problem["detail"]
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"])
 async def test_other_methods(url: str, method: str) -> None:
     problem = await ask_problem(url, SCOPE, method=method)
     assert (problem["status"], problem["code"]) == (405, "method_not_allowed")
-    assert problem["allowed"] == ["GET", "HEAD"]
+    assert problem["allowed"] == ["GET", "HEAD", "PATCH"]
     _, headers, _ = await ask(url, "/v1/watch/a/b", method=method)
     assert headers["allow"] == "GET"
 
@@ -414,7 +414,7 @@ async def test_a_compressed_body_is_never_unpacked(url: str, path: str) -> None:
         assert (problem["status"], problem["code"]) == (415, "unsupported_media_type")
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
 async def test_nor_where_the_method_is_wrong(url: str, method: str) -> None:
     bomb = gzip.compress(b"\0" * 50_000_000)
     async with connect(url) as connection:

@@ -58,11 +58,12 @@ def test_what_is_too_much(permission: Permission, words: list[str]) -> None:
     assert excess([permission], NEED) == words
 
 
-def test_a_sidecar_that_writes_also_notes_changes_of_an_epoch() -> None:
+def test_what_writing_needs_beyond_reading() -> None:
     reads = [str(need) for need in needed("a", writes=False)]
     assert reads == ["read /config/a/", "read /configsvc/releases/a/"]
     assert [need.prefix for need in needed("a", writes=True)] == [
         *("/config/a/", "/configsvc/releases/a/"),
+        *("/configsvc/overrides/a/", "/configsvc/idempotency/"),
         FORKS.decode(),
     ]
     assert [need.prefix for need in needed(None, writes=True)] == ["/config/", "/configsvc/"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from configsvc import __version__
 
+EXIT_USAGE = 2
 EXIT_CONFIG = 78
 COMPLETION = "_CONFIGSVC_COMPLETE"
 """Set by a shell that asks how a line may go on."""
@@ -20,6 +21,12 @@ def main() -> None:
     """Run the command line; exits 78 with one line where the extra `server` is not installed."""
     try:
         _run(sys.argv[1:])
+    except UnicodeEncodeError:
+        bad = [one for one in sys.argv[1:] if any("\udc80" <= char <= "\udcff" for char in one)]
+        if not bad:
+            raise
+        print(f"configsvc: {bad[0]!a} is not UTF-8", file=sys.stderr)  # noqa: T201
+        raise SystemExit(EXIT_USAGE) from None
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in SERVER_EXTRA:

@@ -12,6 +12,8 @@ USAGE = 2
 """A wrong command line, or an argument that cannot be right."""
 UNAVAILABLE = 69
 """Something that the command needs is not to be had: a port, etcd in time, the service."""
+OUTPUT = 74
+"""What was to be printed could not be written."""
 REFUSED = 77
 """The service says that the caller may not do this."""
 CONFIG = 78

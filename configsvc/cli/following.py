@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import select
 import signal
 import sys
@@ -30,6 +29,8 @@ async def follow(options: Options, keys: list[str], timeout_s: float, *, as_json
 
     The scope is read once first, so that what a person has to put right is said at once, and with an exit code.
     """
+    with output.written():
+        pass
     scope = await _first_look(options, keys, timeout_s)
     # The client's own logger would say the same again, in its own form.
     logging.getLogger("configsvc_client").addHandler(logging.NullHandler())
@@ -82,15 +83,12 @@ async def _until_signal_or(*tasks: "asyncio.Task[None]") -> None:
 
 
 async def _print_all(changes: "asyncio.Queue[ConfigChange]", keys: frozenset[str], *, as_json: bool) -> None:
-    try:
-        while True:
-            change = await changes.get()
-            if keys and change.key not in keys:
-                continue
-            now = datetime.now(UTC)
-            output.line(as_object(change, now) if as_json else as_line(change, now))
-    except BrokenPipeError:
-        _forget_stdout()
+    while True:
+        change = await changes.get()
+        if keys and change.key not in keys:
+            continue
+        now = datetime.now(UTC)
+        output.line(as_object(change, now) if as_json else as_line(change, now))
 
 
 def as_object(change: ConfigChange, at: datetime) -> str:
@@ -157,13 +155,5 @@ async def _until_nobody_reads() -> None:
     poll.register(number, 0)
     while not any(event & (select.POLLERR | select.POLLNVAL) for _, event in poll.poll(0)):  # noqa: ASYNC110
         await asyncio.sleep(LOOK_S)
-    _forget_stdout()
-
-
-def _forget_stdout() -> None:
-    """Keep the interpreter from writing what is buffered into a pipe that nobody reads."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    with suppress(OSError, ValueError):
-        os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    output.forget()
     raise typer.Exit(0)

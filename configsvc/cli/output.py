@@ -3,20 +3,50 @@
 Nothing is wrapped or shortened in a pipe, and no text that came over the network can steer a terminal.
 """
 
+import contextlib
+import errno
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 import typer
+
+from configsvc.cli import exits
 
 _CONTROL = re.compile(r"[\x7f-\x9f\u2028\u2029]")
 
 
 def is_terminal() -> bool:
     """Whether a person reads along."""
-    return sys.stdout.isatty()
+    # Python has none where it was closed before the start.
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+@contextlib.contextmanager
+def written() -> Iterator[None]:
+    """Write to stdout. Ends the command where that cannot be: with 0 where nobody reads on, else with 74 and a line."""
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        forget()
+        raise typer.Exit(0) from None
+    except OSError as error:
+        forget()
+        exits.fail(exits.OUTPUT, f"cannot write to stdout: {error.strerror or error}")
+
+
+def forget() -> None:
+    """Keep the interpreter from writing at its end what could not be written."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def json_text(value: Any, *, indent: int = 0) -> str:
@@ -33,7 +63,8 @@ def printable(text: str) -> str:
 
 def line(text: str) -> None:
     """One line to stdout as UTF-8, whatever the locale."""
-    typer.echo(text.encode("utf-8", "surrogateescape"))
+    with written():
+        typer.echo(text.encode("utf-8", "surrogateescape"))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -55,4 +86,5 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     shown.columns[0].min_width = min(32, max((len(row[0]) for row in cells), default=0))
     for row in cells:
         shown.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(shown)
+    with written():
+        Console(highlight=False).print(shown)

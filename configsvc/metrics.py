@@ -31,6 +31,8 @@ from configsvc_client.snapshot import Snapshot
 if TYPE_CHECKING:
     from configsvc.etcd.breaker import State
     from configsvc.follower import Follower
+    from configsvc.writes.janitor import Janitor
+    from configsvc.writes.schedule import Schedule
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -122,6 +124,21 @@ TABLE: dict[str, Declared] = {
     "configsvc_apply_window_oldest_seconds": Declared(
         "gauge", "Age of the oldest of those windows; 0 without any.", across="max"
     ),
+    "configsvc_writes_total": Declared(
+        "counter",
+        "Writes, those of the janitor included, dry runs not; outcome is released, unchanged, repeated (a known "
+        "Idempotency-Key), refused, unavailable, unknown or failed; kind is none where no plan was made.",
+        ("kind", "outcome"),
+    ),
+    "configsvc_write_seconds": Declared("histogram", "Duration of writes, with what they waited for.", ("kind",)),
+    "configsvc_releases_pruned_total": Declared("counter", "Releases removed because they are not kept any longer."),
+    "configsvc_janitor_working": Declared(
+        "gauge", "1 where this service is the one that ends overrides and finishes what others began.", across="max"
+    ),
+    "configsvc_backup_timestamp_seconds": Declared(
+        "gauge", "When the newest scheduled backup was made; 0 where there is none.", across="max"
+    ),
+    "configsvc_backup_failures_total": Declared("counter", "Scheduled backups that failed.", across="max"),
     "configsvc_event_loop_lag_seconds": Declared(
         "gauge", "How late the event loop was when last looked at.", across="max"
     ),
@@ -155,6 +172,8 @@ class Metrics:
         self._refused = self._counter("configsvc_refused_connections_total")
         self._cache = self._counter("configsvc_read_cache_total")
         self._slow = self._counter("configsvc_slow_streams_closed_total")
+        self._writes = self._counter("configsvc_writes_total")
+        self._write_seconds = self._histogram("configsvc_write_seconds")
         self._etcd_requests = self._counter("configsvc_etcd_requests_total")
         self._etcd_duration = self._histogram("configsvc_etcd_request_duration_seconds")
         self._breaker = self._counter("configsvc_etcd_breaker_changes_total")
@@ -169,6 +188,10 @@ class Metrics:
     def follow(self, follower: "Follower | None", etcd: Etcd | None) -> None:
         """Read the metrics of the watch and of etcd's endpoints from these as well."""
         self._reader.follower, self._reader.etcd = follower, etcd
+
+    def tidied(self, janitor: "Janitor", schedule: "Schedule | None") -> None:
+        """Read the metrics of what this service does by itself from these as well."""
+        self._reader.janitor, self._reader.schedule = janitor, schedule
 
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format."""
@@ -213,6 +236,11 @@ class Metrics:
         """Count a stream that was closed because its reader took nothing."""
         self._slow.labels(transport).inc()
 
+    def wrote(self, kind: str, outcome: str, seconds: float) -> None:
+        """Count a write."""
+        self._writes.labels(kind, outcome).inc()
+        self._write_seconds.labels(kind).observe(seconds)
+
     def etcd_call(self, operation: str, outcome: str, seconds: float, endpoint: str) -> None:
         """Count a request to etcd."""
         self._etcd_requests.labels(operation, outcome).inc()
@@ -250,6 +278,8 @@ class _Reader(Collector):
     def __init__(self, metrics: Metrics, hub: Hub) -> None:
         self.follower: Follower | None = None
         self.etcd: Etcd | None = None
+        self.janitor: Janitor | None = None
+        self.schedule: Schedule | None = None
         self._metrics = metrics
         self._hub = hub
         self._sizes: dict[Scope, tuple[Snapshot, int]] = {}
@@ -262,6 +292,12 @@ class _Reader(Collector):
             yield from self._watch(self.follower)
         if self.etcd is not None:
             yield _breakers(self.etcd)
+        if self.janitor is not None:
+            yield _gauge("configsvc_janitor_working", self.janitor.is_working)
+            yield _counter("configsvc_releases_pruned_total", self.janitor.pruned)
+        if self.schedule is not None:
+            yield _gauge("configsvc_backup_timestamp_seconds", self.schedule.saved_at)
+            yield _counter("configsvc_backup_failures_total", self.schedule.failures)
 
     def _freshness(self) -> Iterator[Metric]:
         hub = self._hub

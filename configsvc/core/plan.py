@@ -322,7 +322,7 @@ def _plan_repair(view: View) -> _Draft:
 
 
 def _finish(command: Command, draft: _Draft, view: View, about: About, guards: Guards) -> Plan:
-    kind = _kind(command)
+    kind = kind_of(command)
     head = view.head or Head()
     steps = tuple(draft.steps.values())
     records = tuple(_records(view, draft.records))
@@ -459,7 +459,8 @@ def _override(view: View, key: str) -> dict[str, Any]:
     return found
 
 
-def _kind(command: Command) -> Kind:
+def kind_of(command: Command) -> Kind:
+    """How releases name what a command does."""
     match command:
         case Deploy():
             return "deploy"

@@ -96,7 +96,7 @@ def _add_routes(app: web.Application, routes: tuple[Route, ...]) -> None:
 
 
 async def _expect_nothing(request: web.Request) -> None:
-    """Invite no body yet: the final answer is allowed to come at once, and `bodies.read` invites those that it reads."""
+    """Invite no body yet: the final answer may come at once, and `bodies.read` invites those that it reads."""
 
 
 class Failure:

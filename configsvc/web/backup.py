@@ -7,7 +7,7 @@ from configsvc.core.commands import About
 from configsvc.errors import Forbidden, Unavailable
 from configsvc.etcd.ops import EtcdError
 from configsvc.web import context
-from configsvc.web.manage import about, answer
+from configsvc.web.manage import about, answer, carried_out
 from configsvc.writes import backup
 from configsvc.writes.schedule import name_of
 from configsvc.writes.writer import told
@@ -55,9 +55,10 @@ async def restore(request: web.Request) -> web.StreamResponse:
     def each() -> About:
         return about(request)
 
-    found = await backup.Restoring(writer.etcd, writer).restore(
+    restoring = backup.Restoring(writer.etcd, writer).restore(
         contents, each, namespace=namespace, dry_run=query.get("dry_run") == "true"
     )
+    found = await carried_out(request, restoring)
     return answer({"head": contents.head, "scopes": [backup.answer_of(one) for one in found]})
 
 

@@ -62,7 +62,7 @@ def build(settings: Settings, *, keeps: bool = True) -> web.Application:
         async with running(app, follower.run(), "follower"):
             yield
 
-    writer = Writer(gateway, by=_name(), guards=guards(settings))
+    writer = Writer(gateway, by=_name(), guards=guards(settings), observer=metrics)
 
     janitor = Janitor(
         gateway,
@@ -72,25 +72,19 @@ def build(settings: Settings, *, keeps: bool = True) -> web.Application:
         retention=Retention(count=settings.history_count, age_s=settings.history_age_s),
     )
 
+    schedule = _schedule(settings, gateway, janitor, writer)
+
     async def tidying(app: web.Application) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(running(app, janitor.run(), "janitor"))
-            if settings.backup_dir is not None:
-                schedule = Schedule(
-                    gateway,
-                    settings.backup_dir,
-                    namespace=settings.service_name,
-                    every_s=settings.backup_every_s,
-                    keep=settings.backup_keep,
-                    is_my_turn=lambda: janitor.is_working,
-                    now=writer.now,
-                    by="schedule",
-                )
+            if schedule is not None:
                 await stack.enter_async_context(running(app, schedule.run(), "backups"))
             yield
 
     # One process of a service is enough, as for the files; all services together have one janitor at work.
     tidy = [tidying] if settings.writes and keeps else []
+    if tidy:
+        metrics.tidied(janitor, schedule)
     return create_app(
         settings,
         hub,
@@ -137,6 +131,21 @@ def _store(settings: Settings) -> Store | None:
     if settings.cache_dir is None:
         return None
     return Store(settings.cache_dir, max_age_s=settings.cache_max_age_s, owner=settings.service_name or "")
+
+
+def _schedule(settings: Settings, etcd: Gateway, janitor: Janitor, writer: Writer) -> Schedule | None:
+    if settings.backup_dir is None:
+        return None
+    return Schedule(
+        etcd,
+        settings.backup_dir,
+        namespace=settings.service_name,
+        every_s=settings.backup_every_s,
+        keep=settings.backup_keep,
+        is_my_turn=lambda: janitor.is_working,
+        now=writer.now,
+        by="schedule",
+    )
 
 
 def guards(settings: Settings) -> Guards:

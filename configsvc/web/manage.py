@@ -4,13 +4,16 @@ What a body and a query may hold is the route table's to say, who may send it th
 plan's. Answers of a write say its release and revision; a dry run says what would happen and what stands in the way.
 """
 
+import asyncio
 import hashlib
 import secrets
+from collections.abc import Coroutine
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+import structlog
 from aiohttp import web
 
 from configsvc.core import documents
@@ -30,7 +33,11 @@ SEEN_S = 2.0
 """How long an answer waits until this replica's own readers see the write."""
 JSON = "application/json"
 
+T = TypeVar("T")
+
+log = structlog.get_logger("configsvc.http")
 _encoder = msgspec.json.Encoder()
+_left: "set[asyncio.Task[Any]]" = set()
 
 
 async def deploy(request: web.Request) -> web.StreamResponse:
@@ -125,7 +132,8 @@ async def own_keys(request: web.Request) -> web.StreamResponse:
 async def set_own_keys(request: web.Request) -> web.StreamResponse:
     """`PUT /v1/own-keys/{ns}/{env}`."""
     scope = context.scope(request)
-    return answer(_own(scope, (await context.writer(request).own_keys(scope, context.body(request))).own))
+    head = await carried_out(request, context.writer(request).own_keys(scope, context.body(request)))
+    return answer(_own(scope, head.own))
 
 
 def _own(scope: Scope, patterns: list[str]) -> dict[str, Any]:
@@ -141,20 +149,22 @@ async def freeze(request: web.Request) -> web.StreamResponse:
         by=context.identity(request).name,
         since=writer.now(),
     )
-    await writer.freeze(context.scope(request), frozen)
+    await carried_out(request, writer.freeze(context.scope(request), frozen))
     return answer(_frozen(context.scope(request), frozen))
 
 
 async def unfreeze(request: web.Request) -> web.StreamResponse:
     """`DELETE /v1/freeze/{ns}/{env}`."""
-    await context.writer(request).freeze(context.scope(request), None)
+    await carried_out(request, context.writer(request).freeze(context.scope(request), None))
     return answer(_frozen(context.scope(request), None))
 
 
 async def repair(request: web.Request) -> web.StreamResponse:
     """`POST /v1/repair/{ns}/{env}`."""
     writer, scope = context.writer(request), context.scope(request)
-    found = await writer.repair(scope, about(request))
+    about_it = about(request)
+    found = await carried_out(request, writer.repair(scope, about_it))
+    _note(request, found, about_it)
     return answer(_done(found))
 
 
@@ -170,15 +180,23 @@ async def write(request: web.Request, prepare: Prepare, *, label: str | None = N
     query, scope = context.query(request), context.scope(request)
     key = context.header(request, "Idempotency-Key")
     dry_run = query.get("dry_run") == "true"
-    found = await context.writer(request).write(
-        scope,
-        prepare,
-        about(request),
-        label=label,
-        dry_run=dry_run,
-        if_match=context.header(request, "If-Match"),
-        key=Key(context.identity(request).name, key, _digest(request)) if key and not dry_run else None,
-    )
+    about_it = about(request)
+
+    async def writing() -> Outcome:
+        found = await context.writer(request).write(
+            scope,
+            prepare,
+            about_it,
+            label=label,
+            dry_run=dry_run,
+            if_match=context.header(request, "If-Match"),
+            key=Key(about_it.by, key, _digest(request)) if key and not dry_run else None,
+        )
+        if not dry_run:
+            _note(request, found, about_it)
+        return found
+
+    found = await carried_out(request, writing())
     if dry_run:
         return answer(_planned(found, request[context.REQUEST_ID]))
     hub = request.app[context.HUB]
@@ -186,6 +204,44 @@ async def write(request: web.Request, prepare: Prepare, *, label: str | None = N
         # Not needed, with min_revision at hand; but who reads here next should not wonder.
         await hub.reached(scope, found.revision, None, SEEN_S)
     return answer(_done(found))
+
+
+def _note(request: web.Request, found: Outcome, about: About) -> None:
+    """One line per write, also where it changed nothing; never a value."""
+    log.info(
+        "write",
+        scope=str(found.scope),
+        kind=found.plan.kind if found.plan else None,
+        release=found.release,
+        version=found.version,
+        changed=len(found.changes),
+        outcome="repeated" if found.plan is None else "unchanged" if found.unchanged else "released",
+        forced=about.force is not None,
+        by=about.by,
+        request_id=request[context.REQUEST_ID],
+    )
+
+
+async def carried_out(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which goes on where the request's sender goes away: a write is not left half done."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.done():
+            metrics, request_id = request.app[context.METRICS], request[context.REQUEST_ID]
+
+            def end(task: "asyncio.Task[T]") -> None:
+                _left.discard(task)
+                metrics.in_progress -= 1
+                error = None if task.cancelled() else task.exception()
+                log.info("a write whose sender is gone has ended", request_id=request_id, error=str(error or ""))
+
+            # Stopping waits for it too.
+            metrics.in_progress += 1
+            _left.add(task)
+            task.add_done_callback(end)
+        raise
 
 
 def about(request: web.Request) -> About:

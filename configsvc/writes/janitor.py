@@ -78,6 +78,8 @@ class Janitor:
         self._held = 0
         """The `mod_revision` of our key while it is our turn, else 0."""
         self._orphans: dict[bytes, float] = {}
+        self.pruned = 0
+        """How many releases were removed."""
         self._swept_at = float("-inf")
         self._told: set[str] = set()
         self._due: tuple[int, dict[Scope, dict[str, tuple[str, int]]]] = (-1, {})
@@ -251,6 +253,7 @@ class Janitor:
             compare = (*self._fence(), txns.at(head_path(scope), head_mod))
             if not (await self._etcd.txn(Txn(compare=compare, success=tuple(gone)))).succeeded:
                 return set()
+            self.pruned += 1
         if old:
             log.info("old releases removed", scope=str(scope), count=len(old), oldest_kept=first)
         return {one.number for one in old}

@@ -63,6 +63,9 @@ class Schedule:
         self._by = by
         self._sleep = sleep
         self.last_error: str | None = None
+        self.failures = 0
+        self.saved_at = 0.0
+        """When the newest backup was made, as a Unix time; 0 where there is none."""
 
     async def run(self) -> None:
         """Make backups, for ever. One that fails is logged and tried again after a minute."""
@@ -76,10 +79,11 @@ class Schedule:
                 path = await self.save()
             except (EtcdError, OSError) as error:
                 self.last_error = str(error)
+                self.failures += 1
                 log.error("a backup failed", folder=str(self._folder), error=str(error), again_in_s=RETRY_S)
                 due = clock() + min(RETRY_S, self._every_s)
             else:
-                self.last_error = None
+                self.last_error, self.saved_at = None, time()
                 log.info("backup written", path=str(path), bytes=path.stat().st_size)
                 due = clock() + self._every_s
 
@@ -108,7 +112,8 @@ class Schedule:
         """How long until the next one is due, by the newest that is there: a restart makes no extra one."""
         try:
             newest = kept_here(self._folder, self._namespace)[-1:]
-            age_s = max(0.0, time() - newest[0].stat().st_mtime) if newest else self._every_s
+            self.saved_at = newest[0].stat().st_mtime if newest else 0.0
+            age_s = max(0.0, time() - self.saved_at) if newest else self._every_s
         except OSError:
             age_s = self._every_s
         return max(0.0, self._every_s - age_s)

@@ -30,7 +30,7 @@ from configsvc.core.model import (
     locate,
     scope_prefix,
 )
-from configsvc.core.plan import Plan, base_of, change_of, plan
+from configsvc.core.plan import Plan, base_of, change_of, kind_of, plan
 from configsvc.core.release import Manifest, Receipt, decode_receipt, entries_of
 from configsvc.errors import (
     ConfigSvcError,
@@ -56,6 +56,7 @@ from configsvc.etcd.ops import (
 )
 from configsvc.writes import txns
 from configsvc.writes.applying import MAX_STEPS, Applier, Moved, Ticket, WriterEtcd
+from configsvc.writes.observed import Observer, Seen
 from configsvc.writes.reading import Reading
 from configsvc.writes.window import CHUNK_RECORDS, Broken, Busy, Windows, decoded
 from configsvc_client.protocol import EventId, format_time
@@ -136,6 +137,7 @@ class Writer:
         clock: Callable[[], float] = monotonic,
         max_steps: int = MAX_STEPS,
         chunk_records: int = CHUNK_RECORDS,
+        observer: Observer | None = None,
     ) -> None:
         self.reading = Reading(etcd)
         self.guards = guards or Guards()
@@ -143,6 +145,7 @@ class Writer:
         self._now = now
         self._sleep = sleep
         self._clock = clock
+        self._observer = observer
         self._applier = Applier(etcd, self.reading, sleep=sleep, clock=clock, max_steps=max_steps)
         self.windows = Windows(self._applier, by=by, now=self.now, chunk_records=chunk_records)
         self._lease: tuple[int, float] | None = None
@@ -169,20 +172,25 @@ class Writer:
         Raises `Conflict`, `PreconditionFailed`, `Unprocessable`, `NotFound`: nothing was changed. `Unavailable`:
         nothing was changed, and etcd is why. `OutcomeUnknown`: the write may have taken place.
         """
-        with told():
+        seen = Seen(None if dry_run else self._observer, self._clock)
+        with seen, told():
             for tries in itertools.count(1):
                 if key and (known := await self._known(scope, key)):
+                    seen.outcome = "repeated"
                     return known
                 view = await self._settled_view(scope, label)
                 if if_match:
                     await self._check_unchanged(view, if_match)
-                found = await self._plan(await prepare(view), view, about)
+                command = await prepare(view)
+                seen.kind = kind_of(command)
+                found = await self._plan(command, view, about)
                 # What the label means so far was read with the view.
                 assert found.manifest.version == label
                 if dry_run:
                     return _outcome(found, view, view.revision, view.epoch)
                 if found.blocked:
                     raise await self._explained(found.blocked[0], view, about)
+                seen.outcome = "unchanged" if found.unchanged else "released"
                 try:
                     return await self._apply(found, view, key)
                 except Moved:

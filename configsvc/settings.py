@@ -260,6 +260,9 @@ def load(environ: Mapping[str, str], path: Path | None = None) -> Settings:
     text = None
     if named or file.exists():
         try:
+            if file.is_fifo() or file.is_socket():
+                # A pipe that nobody writes to would be waited for without a word.
+                raise OSError(0, "not a regular file")
             text = file.read_text("utf-8")
         except UnicodeDecodeError as error:
             problems.append(f"{file}: not UTF-8 (byte {error.start})")

@@ -384,10 +384,10 @@ class ConfigServer:
         if not self._is_ours(request):
             return _problem(403, "outside_sidecar", "this server has another scope only")
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
-        await response.prepare(request)
         wake = asyncio.Event()
         self._wakes.add(wake)
         try:
+            await response.prepare(request)
             at = await self._begin(request, response)
             while True:
                 try:

@@ -54,6 +54,9 @@ def run_both(settings: Settings, *, folder: Path | None, etcd_port: int = 0) -> 
     etcd = LocalEtcd(folder=folder and folder.absolute(), port=port, options=options)
     # SIGTERM as Ctrl-C: until the service answers to both, and after it, etcd must be stopped too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        # So does the end of the terminal.
+        signal.signal(signal.SIGHUP, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
     try:
         with etcd:
             if folder:

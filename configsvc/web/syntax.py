@@ -41,6 +41,7 @@ _STRAY_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _SECONDS = re.compile(r"-?[0-9]{1,309}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
 _REVISION = re.compile(r"[0-9]{1,19}", re.ASCII)
+_AWAITED = re.compile(r"(?:([0-9a-f]{12}):)?0*([0-9]{1,309})", re.ASCII)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
 _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?", re.ASCII
@@ -174,12 +175,10 @@ class Awaited(NamedTuple):
 
 def awaited(value: str) -> Awaited:
     """The revision that a request waits for, alone or with its epoch. What is larger than any is cut to the largest."""
-    if at := parse_event_id(value):
-        return Awaited(min(at.revision, MAX_REVISION), at.epoch)
-    if not _REVISION.fullmatch(value):
+    if not (at := _AWAITED.fullmatch(value)):
         right = "it is a revision such as 1042, or epoch:revision as in an ETag or an event id"
         raise ValueError(f"is {shown(value)}; {right}")
-    return Awaited(min(int(value), MAX_REVISION), None)
+    return Awaited(min(int(at[2]), MAX_REVISION), at[1])
 
 
 def text(most: int) -> Callable[[str], str]:

@@ -72,6 +72,18 @@ def test_sample_data_a_change_and_a_clean_end(number, tmp_path):
         assert not is_open(service)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a signal of Unix")
+def test_the_end_of_its_terminal_is_a_clean_end_too(tmp_path):
+    (tmp_path / "tmp").mkdir()
+    with Running(*DEV, "--memory", cwd=tmp_path, TMPDIR=str(tmp_path / "tmp")) as dev:
+        service, etcd = ready(dev)
+        assert list((tmp_path / "tmp").iterdir())
+        assert dev.stop(signal.SIGHUP) == 0
+        assert not is_open(etcd)
+        assert not is_open(service)
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
 @pytest.mark.parametrize("folder", ["/etc/passwd", "/proc/x", "/etc/passwd/x"])
 def test_a_folder_that_cannot_be_is_exit_69(folder, tmp_path):
     done = run(*DEV, "--data", folder, cwd=tmp_path)

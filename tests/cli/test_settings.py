@@ -1,6 +1,7 @@
 """`configsvc settings` as a process: values, origins, and nothing that is secret."""
 
 import json
+import os
 
 import pytest
 
@@ -132,3 +133,14 @@ def test_the_file_of_the_option(tmp_path):
     (tmp_path / "other.yaml").write_text("service_name: orders\n")
     found = rows(run(*SETTINGS, "--json", "--config", "other.yaml", cwd=tmp_path))
     assert found["SERVICE_NAME"]["where"] == "other.yaml:1: service_name"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a pipe of Unix")
+@pytest.mark.parametrize("command", ["settings", "serve"])
+def test_a_file_that_is_a_pipe_is_refused_and_not_waited_for(command, tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    done = run(*CONFIGSVC, command, "--config", "pipe.yaml", cwd=tmp_path, SERVICE_NAME="demo")
+    assert done.returncode == 78
+    assert "pipe.yaml: not a regular file" in done.stderr
+    done = run(*CONFIGSVC, "settings", "--config", os.devnull, cwd=tmp_path, SERVICE_NAME="demo")
+    assert done.returncode == 0

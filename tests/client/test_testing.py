@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import socket
+import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -308,6 +309,19 @@ def test_a_frozen_server_is_silence() -> None:
         assert config.get("a") == 1
         server.thaw()
         eventually_sync(lambda: config.get("a") == 2 and config.status.state == "live")
+
+
+def test_a_client_that_goes_while_its_stream_is_opened_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    with ConfigServer({"a": "x" * 100_000}) as server:
+        port = int(server.url.rpartition(":")[2])
+        for _ in range(300):
+            with socket.create_connection(("127.0.0.1", port)) as one:
+                # Its end is a reset, which the server sees at once.
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                one.sendall(b"GET /v1/watch/test/test HTTP/1.1\r\nHost: x\r\n\r\n")
+        with ConfigClient(server.url, tuning=FAST, **PATIENT) as config:
+            assert len(config.get("a")) == 100_000
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_a_thawed_server_never_tells_of_a_revision_before_its_change() -> None:

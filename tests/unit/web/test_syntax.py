@@ -108,7 +108,9 @@ def test_awaited(revision: int, epoch: str | None, wait_s: float) -> None:
 
 
 def test_what_is_larger_than_any_revision_is_cut() -> None:
-    assert syntax.awaited("9" * 19).revision == 2**63 - 1
+    for digits in (19, 20, 100):
+        assert syntax.awaited("9" * digits) == syntax.Awaited(2**63 - 1, None)
+        assert syntax.awaited("0123456789ab:" + "9" * digits) == syntax.Awaited(2**63 - 1, "0123456789ab")
 
 
 # ---- headers ---------------------------------------------------------------------------------------------------------

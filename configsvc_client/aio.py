@@ -151,9 +151,13 @@ class AsyncConfigClient:
             each = self._state.each
             try:
                 for values in each:
-                    return values[key]
+                    value = values[key]
+                    if value is not None:
+                        return value
+                    break
             except (KeyError, TypeError):
-                self._state.missed(each)
+                self._state.lookup.not_found(key)
+            self._state.missed(each)
         await self._ready()
         return self._state.read(key, default)
 

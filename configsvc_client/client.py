@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar, overload
 from configsvc_client import values
 from configsvc_client.callbacks import Callback, StatusCallback, check_plain
 from configsvc_client.iterators import ChangeIterator
+from configsvc_client.lookup import NOTHING
 from configsvc_client.metrics import Sample
 from configsvc_client.options import MAX_AGE_S, Tuning, resolve
 from configsvc_client.view import MISSING, ClientStatus
@@ -84,11 +85,15 @@ class ConfigClient:
         each = self._state.each
         try:
             for values in each:
-                return values[key]
+                value = values[key]
+                if value is not None:
+                    return value
+                break
         except (KeyError, TypeError):
-            if self._state.missed(each):
-                return self._state.read(key, default)
-        self._ready()
+            self._state.lookup.not_found(key)
+        self._state.missed(each)
+        if each is NOTHING:
+            self._ready()
         return self._state.read(key, default)
 
     @overload
@@ -103,7 +108,8 @@ class ConfigClient:
         So do all typed reads; what is passed as `default` is returned as it is. Where a default stands in for a value,
         that is logged once per value and counted in `status`.
         """
-        self._ready()
+        if self._state.each is NOTHING:
+            self._ready()
         return self._state.read_as(key, default, values.as_str)
 
     @overload
@@ -129,11 +135,12 @@ class ConfigClient:
                     return value
                 break
         except (KeyError, TypeError):
-            pass
+            self._state.lookup.not_found(key)
         self._state.missed(each)
         if min_val is not None or max_val is not None:
             values.check_bounds(min_val, max_val)
-        self._ready()
+        if self._state.each is NOTHING:
+            self._ready()
         return self._state.read_as(key, default, values.as_int, min_val, max_val)
 
     @overload
@@ -150,7 +157,8 @@ class ConfigClient:
         """Return a number within bounds, which belong to it, as a float; integers are numbers too. See `get_str`."""
         if min_val is not None or max_val is not None:
             values.check_bounds(min_val, max_val)
-        self._ready()
+        if self._state.each is NOTHING:
+            self._ready()
         return self._state.read_as(key, default, values.as_float, min_val, max_val)
 
     @overload
@@ -161,7 +169,8 @@ class ConfigClient:
 
     def get_bool(self, key: str, default: Any = MISSING) -> Any:
         """Return True or False; 1 and `"yes"` are neither. See `get_str`."""
-        self._ready()
+        if self._state.each is NOTHING:
+            self._ready()
         return self._state.read_as(key, default, values.as_bool)
 
     @overload
@@ -175,7 +184,8 @@ class ConfigClient:
 
     def get_json(self, key: str, default: Any = MISSING, *, type: Any = Any) -> Any:
         """Return any value, made into `type` by msgspec where one is given, without guessing. See `get_str`."""
-        self._ready()
+        if self._state.each is NOTHING:
+            self._ready()
         return self._state.read_as(key, default, values.as_type, type)
 
     def as_struct(self, type: type[T], prefix: str = "") -> T:
@@ -194,7 +204,7 @@ class ConfigClient:
 
     def _ready(self) -> None:
         """Wait where a first read has to."""
-        if not self._state.is_served and self._state.snapshot is None:
+        if self._state.each is NOTHING and self._state.snapshot is None:
             self._wait_first()
 
     def _wait_first(self) -> None:

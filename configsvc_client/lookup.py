@@ -4,10 +4,10 @@ This is the one place where speed has made the client's code less plain; docs/de
 figures. A snapshot answers any read, but takes three steps to a value. So beside it lie the plain values by key, in one
 dictionary that lives as long as its client, and two rules make it as good as the snapshot:
 
-- Readers never see half a step from one state to the next. What has no value here any more is taken out first: a read
-  that finds nothing asks the snapshot, which lies in the same dictionary. Everything else, the next snapshot included,
-  comes in by one `dict.update`, which no other thread can look into while there is a global interpreter lock.
-- Only values that nobody can change are here. Arrays and objects are read from the snapshot, and copied.
+- Readers never see half a step from one state to the next. All of it, the next snapshot included, comes in by one
+  `dict.update`, which no other thread can look into while there is a global interpreter lock.
+- Only values that nobody can change are there. Of everything else (arrays, objects, null, and keys that are not there
+  at all) the dictionary says None, or nothing; then the snapshot is asked, which lies in the same dictionary.
 
 Any thread reads, without a lock. Whoever moves a session writes; that is one thread, but for the loops of an asyncio
 client that was left by one and taken up by another.
@@ -29,6 +29,9 @@ STATE = "/state"
 IS_ATOMIC: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 """Whether `dict.update` is one step to other threads. Without, reads are answered from the snapshot."""
 
+MAX_NOT_FOUND = 1000
+"""So many keys at most are remembered as asked for in vain."""
+
 _CONTAINERS = (dict, list)
 
 
@@ -38,6 +41,7 @@ class Lookup:
     def __init__(self) -> None:
         self.values: dict[str, Any] = {STATE: Snapshot(namespace="", environment="")}
         self._writing = threading.Lock()
+        self._not_found = 0
 
     def after_fork(self) -> None:
         """In a child, to which no thread has come that could have been writing."""
@@ -63,14 +67,24 @@ class Lookup:
         for old, new in differing(shown.entries, snapshot.entries):
             for key, entry in new.items():
                 if old.get(key) is not entry:
-                    if type(entry.value) in _CONTAINERS:
-                        gone.append(key)
-                    else:
-                        fresh[key] = entry.value
+                    fresh[key] = None if type(entry.value) in _CONTAINERS else entry.value
             gone += old.keys() - new.keys()
-        for key in gone:
-            self.values.pop(key, None)
+        fresh.update(dict.fromkeys(gone))
         self.values.update(fresh)
+        for key in gone:
+            # Nobody's any more, so that keys which come and go leave nothing behind.
+            if self.values.get(key) is None:
+                self.values.pop(key, None)
+
+    def not_found(self, key: object) -> None:
+        """Remember that a key was asked for in vain: that costs less the next time, if it is still not there."""
+        if self._not_found < MAX_NOT_FOUND and type(key) is str:
+            self._not_found += 1
+            self.values.setdefault(key, None)
+
+
+NOTHING: "repeat[dict[str, Any]]" = repeat({})
+"""What is looked through while every read has to ask first; counts nothing."""
 
 
 class Tally:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from configsvc_client import structs, values, view
 from configsvc_client.errors import ConfigKeyError, ConfigValueError
-from configsvc_client.lookup import IS_ATOMIC, Lookup, Tally
+from configsvc_client.lookup import IS_ATOMIC, NOTHING, STATE, Lookup, Tally
 from configsvc_client.snapshot import Snapshot
 from configsvc_client.view import MISSING, copy_value
 
@@ -38,8 +38,7 @@ class Reads(ABC):
         self.invalid_values = 0
         self._said: dict[tuple[object, ...], object] = {}
         self.lookup = Lookup()
-        self._nothing = Tally({})
-        self.each = self._nothing.each
+        self.each = NOTHING
         self.forget_reads()
 
     def forget_reads(self) -> None:
@@ -48,7 +47,7 @@ class Reads(ABC):
         values = self.lookup.values
         self._live, self._memory, self._disk, self._default = (Tally(values) for _ in range(4))
         self._proved = self._live
-        if self.is_served:
+        if self.each is not NOTHING:
             self.each = self._proved.each
 
     @property
@@ -61,11 +60,6 @@ class Reads(ABC):
             "default": self._default.total,
         }
 
-    @property
-    def is_served(self) -> bool:
-        """Whether reads are look-ups, with nothing left to ask before."""
-        return self.each is not self._nothing.each
-
     def serve(self, *, is_live: bool) -> None:
         """Answer by look-ups: the state is proved, and shown. Called again where it is live, or not any more."""
         self._proved = self._live if is_live else self._memory
@@ -74,17 +68,14 @@ class Reads(ABC):
 
     def unserve(self) -> None:
         """Let every read ask first."""
-        self.each = self._nothing.each
+        self.each = NOTHING
 
-    def missed(self, each: "repeat[dict[str, Any]]") -> bool:
-        """Take back what a look-up has counted that did not answer the read; whether there was something to look in."""
+    def missed(self, each: "repeat[dict[str, Any]]") -> None:
+        """Take back what a look-up has counted that did not answer the read."""
         if each is self._live.each:
             self._live.n -= 1
         elif each is self._memory.each:
             self._memory.n -= 1
-        else:
-            return False
-        return True
 
     @abstractmethod
     def _answering(self) -> Snapshot | None:
@@ -102,7 +93,7 @@ class Reads(ABC):
 
     def read(self, key: str, default: Any) -> Any:
         """Answer what is no look-up from the state as it is now; raises `ConfigKeyError` only."""
-        snapshot = self._answering()
+        snapshot = self._answering() if self.each is NOTHING else self.lookup.values[STATE]
         entry = None if snapshot is None else snapshot.entries.get(key)
         if entry is None:
             return self._absent(key, default)
@@ -123,7 +114,7 @@ class Reads(ABC):
 
     def _find(self, key: str) -> Any:
         """The shared value itself, `MISSING` where there is none."""
-        if self.is_served and (value := self.lookup.values.get(key, MISSING)) is not MISSING:
+        if self.each is not NOTHING and (value := self.lookup.values.get(key)) is not None:
             return value
         snapshot = self._answering()
         entry = None if snapshot is None else snapshot.entries.get(key)

@@ -14,7 +14,7 @@ from typing import get_args
 
 from configsvc_client.callbacks import Callbacks
 from configsvc_client.errors import ClientClosed, Kind, LinkFailed
-from configsvc_client.lookup import Tally
+from configsvc_client.lookup import NOTHING, Tally
 from configsvc_client.metrics import Sample, samples
 from configsvc_client.options import Options
 from configsvc_client.reads import Reads
@@ -179,7 +179,7 @@ class ClientState(Reads):
         self._is_released = True
         if self._closed is None:
             self._closed = time.monotonic()
-            if self.is_served:
+            if self.each is not NOTHING:
                 self.serve(is_live=False)
             self.callbacks.wake_listeners()
 
@@ -202,7 +202,7 @@ class ClientState(Reads):
 
     def _answering(self) -> Snapshot | None:
         """The state that a read is answered from, so that `take` knows what the application has seen."""
-        if self.each is not self._nothing.each:
+        if self.each is not NOTHING:
             return self.lookup.snapshot
         session = self.session
         # In this order: what is read after a proof is not older than what is proved.
@@ -219,7 +219,7 @@ class ClientState(Reads):
                 return snapshot
 
     def _source(self) -> Tally:
-        return self._proved if self.each is not self._nothing.each or self.session.is_proved else self._disk
+        return self._proved if self.each is not NOTHING or self.session.is_proved else self._disk
 
     @property
     def is_closed(self) -> bool:

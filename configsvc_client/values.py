@@ -55,6 +55,8 @@ def as_float(value: Any, min_val: float | None, max_val: float | None) -> float:
         and (min_val is None or value >= min_val)
         and (max_val is None or value <= max_val)
     ):
+        if kind is float:
+            return float(value)
         # Of an integer beyond all floats it is an error.
         with contextlib.suppress(OverflowError):
             return float(value)

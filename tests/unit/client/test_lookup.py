@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configsvc_client import ConfigKeyError, reads
-from configsvc_client.lookup import STATE, Lookup, Tally
+from configsvc_client.lookup import MAX_NOT_FOUND, STATE, Lookup, Tally
 from configsvc_client.protocol import Entry
 from configsvc_client.snapshot import Snapshot
 from configsvc_client.testing import StaticConfig
@@ -43,9 +43,29 @@ def test_it_has_the_plain_values_of_the_state_and_nothing_else(states: list[dict
     for revision, some in enumerate(states):
         shown = state(many | some, revision)
         lookup.show(lambda shown=shown: shown)
-        plain = {key: value for key, value in (many | some).items() if type(value) not in (list, dict)}
+        plain = {key: None if type(value) in (list, dict) else value for key, value in (many | some).items()}
         assert lookup.values == {**plain, STATE: shown}
         assert [type(lookup.values[key]) for key in plain] == [type(value) for value in plain.values()]
+
+
+def test_what_was_asked_for_in_vain_is_found_as_soon_as_it_is_there() -> None:
+    config = StaticConfig({"there": 1})
+    for key in KEYS[:3]:
+        for _ in range(2):
+            assert config.get(key, "no") == "no"
+    config.update({KEYS[0]: 5, KEYS[1]: [5], KEYS[2]: None})
+    assert [config.get(key, "no") for key in KEYS[:3]] == [5, [5], None]
+    config.update({}, KEYS[:3])
+    assert [config.get(key, "no") for key in KEYS[:3]] == ["no"] * 3
+    assert config.status.reads == {"live": 3, "memory": 0, "disk": 0, "default": 9}
+
+
+def test_only_so_many_are_remembered_as_asked_for_in_vain() -> None:
+    lookup = Lookup()
+    for number in range(MAX_NOT_FOUND + 10):
+        lookup.not_found(f"{number}")
+        lookup.not_found(number)
+    assert len(lookup.values) == MAX_NOT_FOUND + 1
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -63,7 +83,8 @@ def test_between_any_two_operations_of_a_step_all_values_are_those_of_the_state_
         looks += 1
         frame.f_trace_opcodes = True
         entries = lookup.values[STATE].entries
-        assert all(entries[key].value is value for key, value in lookup.values.items() if key != STATE)
+        plain = {key: value for key, value in lookup.values.items() if key != STATE and value is not None}
+        assert all(entries[key].value is value for key, value in plain.items())
         return look
 
     tracing = sys.gettrace()

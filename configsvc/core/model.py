@@ -291,6 +291,11 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     """Patterns (`*`, `?`) of the keys that differ by environment on purpose: a promotion leaves them as they are."""
 
     @property
+    def next_release(self) -> int:
+        """The release that is being applied, or would be next."""
+        return (self.applying.release if self.applying else 0) or self.release + 1
+
+    @property
     def shown_release(self) -> int | None:
         """Release 0 is a head that was only touched: to readers there was no release yet."""
         return self.release or None

@@ -243,7 +243,7 @@ class Replica:
             head = read_head(seen.head)[0]
             if seen.head and head and head.applying and not state.continues(head.applying):
                 opened = opening(seen.head, head.applying.opened_revision)
-                need = Window(scope=scope, revision=opened - 1, applying=head.applying, release=head.release + 1)
+                need = Window(scope=scope, revision=opened - 1, applying=head.applying, release=head.next_release)
                 windows.append(need)
             for key in state.lost(seen):
                 record = seen.records[key]

@@ -255,7 +255,7 @@ class ScopeState:
     def _open(self, head: Head, window: Applying, touch: Touch, revision: int) -> Update:
         if window.opened_revision not in (None, revision):
             raise Relist(f"{self.scope} is in an apply window whose opening was not seen")
-        self.hold = Hold(window.id, revision - 1, head.release + 1, window.since)
+        self.hold = Hold(window.id, revision - 1, head.next_release, window.since)
         self.hold.add(touch.changes)
         if self.snapshot is None:
             return self.begin(dict(self.space.defaults), revision - 1)
@@ -369,7 +369,7 @@ class ScopeState:
             self._set_head(before_head or head, None)
             self.exists = bool(past.records or damaged) or (before_head or head).release > 0
             update = self._replace(past, earlier, frozen, self._defaults_at(before, frozen))
-        self.hold = Hold(window.id, frozen, head.release + 1, window.since)
+        self.hold = Hold(window.id, frozen, head.next_release, window.since)
         self.hold.rebuild(self._since_opening(seen, found))
         return update or self.update(baseline=self.follow_epoch())
 

@@ -136,7 +136,7 @@ def _undone(
     scope: Scope, head: StoredHead, applying: Applying, entries: dict[str, bytes], history: dict[bytes, bytes]
 ) -> bool:
     """Put entries and history back to before an apply window; whether that could be done."""
-    path = txns.manifest_path(scope, applying.release or head.release + 1)
+    path = txns.manifest_path(scope, head.next_release)
     try:
         manifest = decode_manifest(history[path])
         prefix = content_prefix(scope, manifest.content)

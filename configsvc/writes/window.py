@@ -183,7 +183,7 @@ class Windows:
         return True
 
     async def _staged(self, scope: Scope, head: Head, applying: Applying) -> tuple[Manifest, list[Written]]:
-        number = applying.release or head.release + 1
+        number = head.next_release
         found = await self._applier.reading.manifest(scope, number)
         if found is None or found.manifest.id != applying.id:
             raise Broken(f"the manifest of release {number} of {scope} is gone")

@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -125,7 +124,7 @@ async def _serve(settings: Settings, etcd: LocalEtcd, where: str) -> int:
     scope = Scope(settings.service_name or "demo", settings.default_environment or "development")
     settings = msgspec.structs.replace(settings, etcd_endpoints=etcd.endpoints)
     async with Gateway(GatewayConfig(endpoints=etcd.endpoints)) as gateway:
-        await sample.fill(gateway, scope, datetime.now(UTC))
+        await sample.fill(gateway, scope)
     if _is_from_wheel(etcd):
         _pass_over(advice(".".join(map(str, etcd.version))))
     serving = asyncio.create_task(server.serve(settings))
@@ -186,7 +185,10 @@ async def _ready(session: aiohttp.ClientSession, url: str) -> bool:
 
 def _say_what_to_try(settings: Settings, etcd: LocalEtcd, scope: Scope, where: str) -> None:
     url, central = _url(settings.listen), settings.mode == "central"
-    put = f"put /config/{scope}/database.pool_size '{{\"value\": 20}}'"
+    put = f"put /config/{scope}/database.pool_size '{{\"value\": 30}}'"
+    here = "" if url == DEFAULT_URL else f" --url {url}"
+    here += f" --namespace {scope.namespace}" * central
+    command = _script("configsvc")
     # A central service can't tell a client which namespace is its own.
     own = ([] if url == DEFAULT_URL else [f'"{url}"']) + ([f'namespace="{scope.namespace}"'] if central else [])
     python = (
@@ -198,7 +200,15 @@ def _say_what_to_try(settings: Settings, etcd: LocalEtcd, scope: Scope, where: s
         ("Read everything", (f"curl {url}/v1/config/{scope}",)),
         ("Read one value", (f"curl {url}/v1/config/{scope}/database.pool_size",)),
         ("Watch it change", (f"curl -N {url}/v1/watch/{scope}",)),
-        ("Change it, in another terminal", (f"{_etcdctl(etcd)} --endpoints={etcd.url} {put}",)),
+        ("Change it, in another terminal", (f"{command} set database.pool_size=20{here}",)),
+        (
+            "See who changed it, and put everything back",
+            (
+                f"{command} history database.pool_size{here}",
+                f"{command} rollback {sample.LABEL} --overrides discard{here}",
+            ),
+        ),
+        ("Change it behind the service's back", (f"{_etcdctl(etcd)} --endpoints={etcd.url} {put}",)),
         ("Use it in Python", python),
         ("Look whether all is well", (_check_line(settings, etcd),)),
     )

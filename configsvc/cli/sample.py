@@ -1,17 +1,20 @@
-"""What `configsvc dev` writes into an empty store: a dozen values as an application might have them.
+"""What `configsvc dev` deploys into an empty store: a dozen values as an application might have them.
 
-Plain entries as anybody could put them with etcdctl, in one transaction. No release and no head: nothing was
-deployed.
+A release like any other, so that whatever is changed after it shows as a change, and can be taken back.
 """
 
-from datetime import datetime
 from typing import Any
 
-import msgspec
+from configsvc.core.commands import About, Command, Deploy, View
+from configsvc.core.model import ROOT, Scope, canonical
+from configsvc.etcd.ops import Range, prefix_end
+from configsvc.writes.applying import WriterEtcd
+from configsvc.writes.txns import new_id
+from configsvc.writes.writer import Writer
 
-from configsvc.core.model import ROOT, Scope, entry_path, head_path
-from configsvc.etcd.ops import Compare, Etcd, Put, Range, Txn, prefix_end
-from configsvc_client.protocol import format_time
+LABEL = "sample"
+"""The release's version label."""
+BY = "configsvc dev"
 
 VALUES: dict[str, Any] = {
     "cache.nodes": ["cache-1:6379", "cache-2:6379"],
@@ -29,21 +32,16 @@ VALUES: dict[str, Any] = {
 }
 
 
-def sample(scope: Scope, now: datetime) -> Txn:
-    """Put the values into a scope that has none of them; changes nothing otherwise."""
-    metadata = {"created_by": "configsvc dev", "created_at": format_time(now)}
-    paths = {entry_path(scope, key): value for key, value in VALUES.items()}
-    return Txn(
-        compare=tuple(Compare(key=path, target="CREATE", value=0) for path in (head_path(scope), *paths)),
-        success=tuple(
-            Put(key=path, value=msgspec.json.encode({"value": value, "metadata": metadata}))
-            for path, value in paths.items()
-        ),
-    )
-
-
-async def fill(etcd: Etcd, scope: Scope, now: datetime) -> bool:
-    """Write the sample into a store that holds no configuration at all; returns whether it did."""
+async def fill(etcd: WriterEtcd, scope: Scope) -> bool:
+    """Deploy the sample where the store holds no configuration at all; returns whether it did."""
     root = ROOT.encode()
-    there = await etcd.range(Range(key=root, range_end=prefix_end(root), count_only=True))
-    return not there.count and (await etcd.txn(sample(scope, now))).succeeded
+    if (await etcd.range(Range(key=root, range_end=prefix_end(root), count_only=True))).count:
+        return False
+    writer = Writer(etcd, by=BY)
+
+    async def prepare(view: View) -> Command:
+        return Deploy(values={key: canonical(value) for key, value in VALUES.items()}, version=LABEL)
+
+    about = About(by=BY, at=writer.now(), id=new_id(), reason="something to begin with")
+    await writer.write(scope, prepare, about, label=LABEL)
+    return True

@@ -44,23 +44,29 @@ def shell(command, cwd):
     return done.stdout
 
 
+def pool_size(service):
+    return get(f"{service}/v1/config/demo/development")["values"]["database.pool_size"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_sample_data_a_change_and_a_clean_end(number, tmp_path):
     with Running(*DEV, cwd=tmp_path) as dev:
         service, etcd = ready(dev)
         scope = get(f"{service}/v1/config/demo/development")
         assert scope["values"] == VALUES
-        assert scope["release"] is None
+        assert (scope["release"], scope["version"]) == (1, "sample")
         entry = get(f"{service}/v1/config/demo/development/database.pool_size")
         assert (entry["value"], entry["source"]) == (10, "stored")
         assert entry["metadata"]["created_by"] == "configsvc dev"
         assert get(f"{service}/v1/self")["mode"] == "sidecar"
 
+        assert "is at release 2" in shell(printed_command(dev, " set "), tmp_path)
+        until("the change is served", lambda: pool_size(service) == 20)
+        assert "10\t20" in shell(printed_command(dev, " history "), tmp_path)
+        shell(printed_command(dev, " rollback "), tmp_path)
+        until("the sample is served again", lambda: pool_size(service) == 10)
         shell(printed_command(dev, "etcdctl"), tmp_path)
-        until(
-            "the change is served",
-            lambda: get(f"{service}/v1/config/demo/development")["values"]["database.pool_size"] == 20,
-        )
+        until("the change by hand is served", lambda: pool_size(service) == 30)
 
         checked = shell(printed_command(dev, " check"), tmp_path)
         assert "runs there, serves demo" in checked
@@ -147,7 +153,7 @@ def test_data_is_kept_and_the_sample_not_written_again(tmp_path):
         assert printed_command(dev, "etcdctl") == put, "a line from the shell's history goes on to work"
         values = get(f"{service}/v1/config/demo/development")["values"]
         assert values == {key: value for key, value in VALUES.items() if key != "database.host"} | {
-            "database.pool_size": 20
+            "database.pool_size": 30
         }
         assert dev.stop(signal.SIGINT) == 0
 
@@ -185,6 +191,8 @@ def test_which_scope_is_served(options, settings, scope, mode, tmp_path):
         assert get(f"{service}/v1/self")["mode"] == mode
         # A central service can't say which namespace is the client's.
         assert ('namespace="demo"' in dev.out) == (mode == "central")
+        shell(printed_command(dev, " set "), tmp_path)
+        until("the change is served", lambda: get(f"{service}/v1/config/{scope}")["release"] == 2)
         assert dev.stop(signal.SIGINT) == 0
 
 

@@ -19,6 +19,8 @@ from configsvc_client import (
     ConfigClient,
     Sample,
 )
+from configsvc_client.admin import AdminClient, AsyncAdminClient
+from configsvc_client.admin_types import Backup, Changed, Entry, Freeze, Outcome
 from configsvc_client.testing import AsyncStaticConfig, StaticConfig
 
 
@@ -130,3 +132,20 @@ async def wrong(config: ConfigClient, twin: AsyncConfigClient) -> None:
     for change in twin.changes():  # type: ignore[attr-defined]
         print(change)
     print(size, text, status)
+
+
+async def management(admin: AdminClient, twin: AsyncAdminClient) -> None:
+    assert_type(admin.get("k"), Entry)
+    assert_type(admin.entries().values, dict[str, Any])
+    assert_type(admin.deploy({"k": 1}, version="v1", dry_run=True, reason=None), Outcome)
+    assert_type(await twin.change({"k": 1}, delete=["l"], ttl_s=5, digest="1-ab"), Outcome)
+    assert_type(admin.diff("v1").changes, list[Changed])
+    assert_type([one.by for one in admin.versions()], list[str])
+    assert_type([one.old async for one in twin.history("k")], list[Any])
+    assert_type(admin.freeze(reason="r", ttl_s=60).frozen, Freeze | None)
+    assert_type(admin.at(environment="staging"), AdminClient)
+    assert_type(await twin.backup("f"), Backup)
+    admin.delete("k", dryrun=True)  # type: ignore[call-arg]
+    admin.deploy({"k": 1}, overrides="drop")  # type: ignore[arg-type]
+    admin.rollback()  # type: ignore[call-arg]
+    await admin.get("k")  # type: ignore[misc]

@@ -5,8 +5,8 @@ and on loopback to what says that it is configsvc; redirects are not followed, p
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from random import Random
 from typing import Protocol
 
@@ -92,6 +92,22 @@ class _Failed(Exception):
         self.retry_after_s = retry_after_s
 
 
+class _LocalError(Exception):
+    """An error of this machine's disk, which says nothing of the address."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+@contextmanager
+def _local_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _LocalError(error) from None
+
+
 class AdminLink:
     """The addresses of one service. Bound to the loop of its first call until it is closed."""
 
@@ -160,6 +176,8 @@ class AdminLink:
                 headers = await self._headers(endpoint, call)
                 sent = True
                 return await self._send(endpoint, call, headers, timeout_s)
+        except _LocalError as local:
+            raise local.error from None
         except TimeoutError:
             raise _Failed("no answer in time", is_lost=sent) from None
         except LinkError as error:
@@ -190,9 +208,11 @@ class AdminLink:
                 found = await read_body(response, MAX_ANSWER)
             else:
                 found = b""
-                call.sink.begin()
+                with _local_errors():
+                    call.sink.begin()
                 async for chunk in response.content.iter_any():
-                    call.sink.feed(chunk)
+                    with _local_errors():
+                        call.sink.feed(chunk)
             return Answer(url=endpoint.url, body=found, headers=response.headers)
 
     def _session(self) -> aiohttp.ClientSession:

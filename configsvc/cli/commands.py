@@ -5,9 +5,13 @@ from typing import Annotated
 import typer
 
 from configsvc import __version__
+from configsvc.cli.backups import backup, repair, restore
+from configsvc.cli.changing import emergency, freeze, set_, unfreeze, unset
 from configsvc.cli.check import check
+from configsvc.cli.deploying import deploy, plan, promote, rollback
 from configsvc.cli.dev import dev
 from configsvc.cli.get import get
+from configsvc.cli.looking import diff, drift, history, show, status
 from configsvc.cli.serve import serve
 from configsvc.cli.settings import settings
 from configsvc.cli.watch import watch
@@ -24,6 +28,23 @@ app.command()(check)
 app.command()(settings)
 app.command()(get)
 app.command()(watch)
+app.command()(status)
+app.command(name="set")(set_)
+app.command()(unset)
+app.command()(plan)
+app.command()(deploy)
+app.command()(promote)
+app.command()(rollback)
+app.command()(emergency)
+app.command()(freeze)
+app.command()(unfreeze)
+app.command()(history)
+app.command()(show)
+app.command()(diff)
+app.command()(drift)
+app.command()(backup)
+app.command()(restore)
+app.command()(repair)
 
 
 def _print_version(wanted: bool) -> None:

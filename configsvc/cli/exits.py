@@ -10,10 +10,16 @@ FAILED = 1
 """What was asked for is not there, or a check failed."""
 USAGE = 2
 """A wrong command line, or an argument that cannot be right."""
+DATA = 65
+"""What was to be written, or a file that was to be restored, cannot be taken as it is."""
 UNAVAILABLE = 69
 """Something that the command needs is not to be had: a port, etcd in time, the service."""
 OUTPUT = 74
 """What was to be printed could not be written."""
+TRY_AGAIN = 75
+"""Other writers came first, or it is not known whether the write took place."""
+CONFLICT = 76
+"""The scope is not as the write took it to be, is frozen, or has something that the write would undo."""
 REFUSED = 77
 """The service says that the caller may not do this."""
 CONFIG = 78

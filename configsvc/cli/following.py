@@ -5,17 +5,20 @@ import logging
 import select
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import typer
 
 from configsvc.cli import exits, output
-from configsvc.cli.remote import RemoteError, Scope, open_remote
+from configsvc.cli.options import Where
+from configsvc.cli.remote import Remote, Scope, exit_code, lines_of
 from configsvc_client import MISSING, AsyncConfigClient, ClientStatus, ConfigChange
+from configsvc_client.admin import AdminError
 from configsvc_client.errors import printable
-from configsvc_client.options import Options
 from configsvc_client.protocol import format_time
 
 LOOK_S = 0.25
@@ -24,22 +27,22 @@ AUTHORS = ("created_by", "updated_by", "author", "actor", "by")
 """Words of an entry's metadata that say who wrote it; the first that is there is shown."""
 
 
-async def follow(options: Options, keys: list[str], timeout_s: float, *, as_json: bool) -> None:
+async def follow(where: Where, keys: list[str], *, as_json: bool) -> None:
     """Print each change of these keys (of all, if none) until a signal or until nobody reads.
 
     The scope is read once first, so that what a person has to put right is said at once, and with an exit code.
     """
     with output.written():
         pass
-    scope = await _first_look(options, keys, timeout_s)
+    scope = await _first_look(where, keys)
     # The client's own logger would say the same again, in its own form.
     logging.getLogger("configsvc_client").addHandler(logging.NullHandler())
     changes: asyncio.Queue[ConfigChange] = asyncio.Queue()
     client = AsyncConfigClient(
-        [endpoint.url for endpoint in options.endpoints] if options.endpoints[0].configured else None,
+        where.url,
         namespace=scope.namespace,
         environment=scope.environment,
-        token_file=options.token_file,
+        token_file=where.token_file,
         # What was so at some time is no change; and the folder is the application's.
         cache_dir="off",
     )
@@ -51,16 +54,17 @@ async def follow(options: Options, keys: list[str], timeout_s: float, *, as_json
         await _until_signal_or(printing, ended)
 
 
-async def _first_look(options: Options, keys: list[str], timeout_s: float) -> Scope:
-    async with open_remote(options, timeout_s) as remote:
-        scope = await remote.scope()
-        for path in [scope.path(key) for key in keys] or [scope.path()]:
+async def _first_look(where: Where, keys: list[str]) -> Scope:
+    async with Remote(where) as remote:
+        scope = Scope(*await remote.scope())
+        asks: list[Callable[[], Awaitable[object]]] = [partial(remote.get, key) for key in keys]
+        for ask in asks or [remote.entries]:
             try:
-                await remote.get(path)
-            except RemoteError as error:
-                if error.code != exits.FAILED:
+                await ask()
+            except AdminError as error:
+                if exit_code(error.code, error.status) != exits.FAILED:
                     raise
-                exits.warn(f"{'; '.join(error.lines)} (waiting for it)")
+                exits.warn(f"{'; '.join(lines_of(error))} (waiting for it)")
         return scope
 
 

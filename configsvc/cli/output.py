@@ -8,7 +8,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -88,3 +88,21 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         shown.add_row(*(Text(cell) for cell in row))
     with written():
         Console(highlight=False).print(shown)
+
+
+def styled(lines: Iterable[tuple[str, str]], *, to_stderr: bool = False) -> None:
+    """Lines with a style each, which only a terminal is shown. Nothing is wrapped: they can be copied."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    if stream is None or not stream.isatty():
+        for text, _ in lines:
+            if to_stderr:
+                typer.echo(text.encode("utf-8", "surrogateescape"), err=True)
+            else:
+                line(text)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    out = Console(highlight=False, soft_wrap=True, stderr=to_stderr)
+    for text, style in lines:
+        out.print(Text(text, style))

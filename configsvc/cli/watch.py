@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from configsvc.cli.options import Environment, Namespace, Timeout, TokenFile, Url
+from configsvc.cli.options import Environment, Namespace, Timeout, TokenFile, Url, Where
 
 
 def watch(
@@ -18,11 +18,12 @@ def watch(
 ) -> None:
     """Print each change as it happens, until Ctrl-C.
 
+    Example: configsvc watch database.pool_size
+
     Goes on by itself after the service was away.
     Exit codes: 0 after Ctrl-C, SIGTERM, or when nobody reads on; before the first answer those of get.
     """
     from configsvc.cli.following import follow
-    from configsvc.cli.remote import call, resolve_options
+    from configsvc.cli.remote import call
 
-    options = resolve_options(url, namespace, environment, token_file)
-    call(follow(options, keys or [], timeout_s, as_json=as_json))
+    call(follow(Where(url, namespace, environment, token_file, timeout_s), keys or [], as_json=as_json))

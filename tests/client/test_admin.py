@@ -347,6 +347,14 @@ async def test_a_backup_that_breaks_off_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_a_disk_that_takes_no_backup_is_no_fault_of_the_service(tmp_path):
+    packed = web.Response(body=b"\x1f\x8b", content_type="application/gzip")
+    async with serving(packed) as server, client(server) as admin:
+        with pytest.raises(FileNotFoundError):
+            await admin.backup(tmp_path / "no" / "folder")
+    assert len(server.seen) == 1
+
+
 async def test_a_damaged_backup_is_not_sent(tmp_path):
     (tmp_path / "b.gz").write_bytes(b"\x1f\x8bnothing")
     async with serving(WRITTEN) as server, client(server) as admin:

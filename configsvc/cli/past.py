@@ -1,0 +1,174 @@
+"""What the commands of `looking.py` print. Imported only when one runs."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import msgspec
+import typer
+
+from configsvc.cli import exits, output, review
+from configsvc.cli.options import Where
+from configsvc.cli.output import json_text
+from configsvc.cli.remote import Remote, Scope
+from configsvc.cli.review import excerpt
+from configsvc.cli.writing import show_json
+from configsvc_client import MISSING
+from configsvc_client.admin_types import Changed, Frozen, Override, ReleaseRow, Status
+
+
+async def history(where: Where, key: str | None, limit: int, after: int | None) -> None:
+    """Releases, or those of one key."""
+    async with Remote(where) as remote:
+        if key is not None:
+            found = await remote.key_page(key, limit=limit, after=after)
+            head: tuple[str, ...] = ("release", "at", "by", "kind", "old", "new", "reason")
+            rows: list[tuple[str, ...]] = [
+                (_name(one), one.at, one.by, str(one.kind), _text(one.old), _text(one.new), one.reason or "")
+                for one in found.releases
+            ]
+            following = found.next
+        else:
+            page = await remote.page(limit=limit, after=after)
+            head = ("release", "kind", "at", "by", "keys", "reason")
+            rows = [
+                (_name(one), str(one.kind), one.at, one.by, str(one.changed), one.reason or "") for one in page.releases
+            ]
+            following = page.next
+        if where.as_json:
+            show_json(remote)
+        elif rows:
+            output.table(head, rows)
+        if following is not None and output.is_terminal():
+            exits.warn(f"there are older ones: --after {following}")
+        if not rows and following is None:
+            scope = Scope(*await remote.scope())
+            exits.fail(exits.FAILED, f"{scope} has no release" + (f" that changed {key!a}" if key is not None else ""))
+
+
+async def show(where: Where, version: str) -> None:
+    """One release."""
+    async with Remote(where) as remote:
+        found = await remote.release(version)
+        if where.as_json:
+            show_json(remote)
+            return
+        output.styled([(f"{Scope(*await remote.scope())}: release {_name(found)}, {found.kind}", review.BOLD)])
+        facts = {"by": found.by, "at": found.at, "reason": found.reason, "onto": found.base_release, **found.source}
+        for name, value in facts.items():
+            if value is not None:
+                output.line(f"  {output.printable(name)}: {output.printable(str(value))}")
+        output.line("")
+        for warning in found.warnings:
+            output.styled([(f"! {output.printable(warning)}", review.YELLOW), ("", "")])
+        if found.changes is None:
+            output.line(f"{found.changed} keys; what they were is not kept any more")
+        else:
+            _changes(found.changes)
+
+
+async def diff(where: Where, before: str, after: str | None, *, difference: bool) -> None:
+    """Two releases."""
+    async with Remote(where) as remote:
+        found = await remote.diff(before, after)
+        if where.as_json:
+            show_json(remote)
+        else:
+            title = f"{Scope(*await remote.scope())}: from release {_name(found.before)} to {_name(found.after)}"
+            output.styled([(title, review.BOLD), ("", "")])
+            _changes(found.changes)
+        if difference and found.changes:
+            raise typer.Exit(exits.FAILED)
+
+
+def _changes(found: Iterable[Changed]) -> None:
+    output.styled(review.changes(found))
+    output.styled([(f"In all: {review.counts(found)}.", review.BOLD)])
+
+
+async def drift(where: Where, *, difference: bool) -> None:
+    """What differs from the newest release."""
+    async with Remote(where) as remote:
+        found = await remote.drift()
+        if where.as_json:
+            show_json(remote)
+        else:
+            if found.hand is None:
+                exits.warn(
+                    "what was changed by hand is not known: the scope's history cannot be read (configsvc repair)"
+                )
+            rows = [
+                *((one.key, "by hand", _text(one.old), _text(one.new), "", "") for one in found.hand or ()),
+                *(
+                    (one.key, "override", _text(one.returns), _text(one.value), _whose(one), one.expires_at or "")
+                    for one in found.overrides
+                ),
+            ]
+            if rows:
+                output.table(("key", "what", "deployed", "now", "by", "until"), rows)
+            elif output.is_terminal() and found.hand is not None:
+                exits.warn(f"{found.namespace}/{found.environment} is as release {found.release} left it")
+        if difference and (found.hand or found.hand is None or found.overrides):
+            raise typer.Exit(exits.FAILED)
+
+
+async def status(where: Where) -> None:
+    """How a scope is."""
+    async with Remote(where) as remote:
+        found = await remote.status()
+        asked = remote.last.url
+        if where.as_json:
+            service, told, newest = (msgspec.json.decode(one.body) for one in remote.answers if one.body)
+            whole = {
+                **told,
+                "newest": next(iter(newest["releases"]), None),
+                "source": found.source,
+                "staleness_s": found.staleness_s,
+                "service": service,
+            }
+            output.line(output.json_text(whole, indent=2))
+            return
+    newest = found.newest
+    frozen, hand = found.frozen, found.hand
+    rows: list[tuple[str, Any]] = [
+        ("scope", f"{found.namespace}/{found.environment}"),
+        ("release", f"{_name(newest)}, {newest.kind}" if newest else "none yet"),
+        ("made", f"{newest.at} by {newest.by}" + (f": {newest.reason}" if newest.reason else "") if newest else ""),
+        ("revision", str(found.revision)),
+        ("frozen", f"until {frozen.until} by {frozen.by}: {frozen.reason}" if frozen else "no"),
+        ("overrides", "; ".join(f"{one.key}: {_text(one.value)} {_whose(one)}" for one in found.overrides) or "none"),
+        ("by hand", "not known" if hand is None else ", ".join(one.key for one in hand) or "nothing"),
+        ("reads", _freshness(found)),
+        ("service", f"{asked}, {found.service.version}, {found.service.mode}"),
+        ("you", found.service.identity or "anonymous"),
+    ]
+    output.table(("what", "now"), [row for row in rows if row[1]])
+
+
+async def freezing(where: Where, attempt: Callable[[Remote], Awaitable[Frozen]]) -> None:
+    """Freeze a scope, or end that."""
+    async with Remote(where) as remote:
+        found = await attempt(remote)
+        if where.as_json:
+            show_json(remote)
+        elif found.frozen:
+            output.line(f"{found.namespace}/{found.environment} is frozen until {found.frozen.until}")
+        else:
+            output.line(f"{found.namespace}/{found.environment} takes deploys")
+
+
+def _name(one: ReleaseRow) -> str:
+    return f"{one.release} ({one.version})" if one.version else str(one.release)
+
+
+def _freshness(found: Status) -> str:
+    words = {"live": "live", "none": "nothing to read"}
+    return words.get(found.source) or f"{output.printable(found.source)}, proved {found.staleness_s:g} s ago"
+
+
+def _text(value: Any) -> str:
+    return "(none)" if value is MISSING else excerpt(json_text(value))
+
+
+def _whose(one: Override) -> str:
+    release = f"in release {one.release}" if one.release else "by hand"
+    return " ".join(["by", one.by, release] if one.by else [release]) + (f": {one.reason}" if one.reason else "")

@@ -1,0 +1,97 @@
+"""What the commands of `backups.py` do. Imported only when one runs."""
+
+from pathlib import Path
+
+import msgspec
+import typer
+
+from configsvc.cli import exits, output
+from configsvc.cli.options import Say, Where
+from configsvc.cli.remote import Remote, Scope
+from configsvc.cli.writing import ask, is_production, must_ask, show_json, tell, waiting
+from configsvc_client.admin_types import Backup, Restored
+
+
+async def save(where: Where, file: Path, namespace: str | None, *, overwrite: bool) -> None:
+    """Save a backup."""
+    async with Remote(where) as remote:
+        with waiting("backup", total=0) as progress:
+            found = await remote.backup(
+                file,
+                namespace=namespace,
+                overwrite=overwrite,
+                timeout_s=max(60.0, where.timeout_s),
+                on_progress=progress,
+            )
+    if where.as_json:
+        output.line(output.json_text(msgspec.to_builtins(found), indent=2))
+    else:
+        output.line(f"{output.printable(found.path)}: {_described(found)}, {found.size:,} bytes, checksum right")
+
+
+def _described(found: Backup) -> str:
+    return f"{found.keys:,} keys of {found.head.namespace or 'all namespaces'} at revision {found.head.revision}"
+
+
+async def restore_file(where: Where, say: Say, file: Path, namespace: str | None) -> None:
+    """Restore a backup, or show what would come of it."""
+    async with Remote(where) as remote:
+        planned = await _send(remote, say, file, namespace, dry_run=True)
+        production = [one for one in planned.scopes if is_production(one.environment)]
+        asks = False
+        if not say.dry_run:
+            asks = must_ask(production[0].environment if production else "other", say)
+        if asks or say.dry_run:
+            if say.dry_run and where.as_json:
+                show_json(remote)
+            else:
+                _table(planned, planned=True)
+        if any(one.blocked for one in planned.scopes):
+            for one in planned.scopes:
+                for problem in one.blocked:
+                    exits.warn(f"{one.namespace}/{one.environment}: {output.printable(problem)}")
+            raise typer.Exit(exits.DATA)
+        if say.dry_run:
+            return
+        if asks:
+            ask(f"Restore {len(planned.scopes)} scopes?")
+        done = await _send(remote, say, file, namespace, dry_run=False)
+        if where.as_json:
+            show_json(remote)
+        else:
+            _table(done, planned=False)
+
+
+async def _send(remote: Remote, say: Say, file: Path, namespace: str | None, *, dry_run: bool) -> Restored:
+    with waiting("looking at the backup" if dry_run else "restoring", total=_size(file)) as progress:
+        return await remote.restore(
+            file, namespace=namespace, dry_run=dry_run, reason=say.reason, force=say.force, on_progress=progress
+        )
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size
+
+
+def _table(found: Restored, *, planned: bool) -> None:
+    rows = [
+        (
+            f"{one.namespace}/{one.environment}",
+            "nothing to change" if one.unchanged else f"{'would be ' if planned else ''}release {one.release}",
+            str(one.changed),
+            "; ".join([*one.blocked, *one.warnings]),
+        )
+        for one in found.scopes
+    ]
+    output.table(("scope", "what", "keys", "to know"), rows)
+
+
+async def repair_scope(where: Where, say: Say) -> None:
+    """Make a release of what is there."""
+    async with Remote(where) as remote:
+        scope = Scope(*await remote.scope())
+        if must_ask(scope.environment, say):
+            ask(f"Make a release of what is in {scope} now, whatever it is?")
+        with waiting(f"repairing {scope}"):
+            done = await remote.repair(reason=say.reason)
+        tell(remote, scope, done, as_json=where.as_json)

@@ -1,0 +1,411 @@
+"""The commands that write and that look back, as processes, against a central service that runs."""
+
+import json
+import os
+import pty
+import subprocess
+import threading
+import uuid
+
+import pytest
+
+from tests.cli.commands import CONFIGSVC, DEADLINE_S, environ, run
+from tests.support.etcd import newest
+from tests.support.process import DELETED, Hand, ServiceProcess
+
+
+@pytest.fixture(scope="module")
+def url(start_etcd, tmp_path_factory):
+    """A central service."""
+    folder = tmp_path_factory.mktemp("service")
+    with ServiceProcess(
+        folder, CONFIGSVC_MODE="central", ETCD_ENDPOINTS=start_etcd(newest()).url, CONFIGSVC_HEARTBEAT_S="0.5"
+    ) as process:
+        process.start()
+        yield process.url
+
+
+class Shell:
+    """Somebody in a folder of their own, with a scope of their own."""
+
+    def __init__(self, url, folder):
+        self.folder = folder
+        self.namespace = f"ns-{uuid.uuid4().hex[:12]}"
+        self.settings = {
+            "CONFIGSVC_URL": url,
+            "SERVICE_NAME": self.namespace,
+            "CONFIG_ENVIRONMENT": "staging",
+        }
+
+    def __call__(self, *words, expect=0, **settings):
+        """Run a command; its stdout if the exit code is 0, else its stderr."""
+        done = run(*CONFIGSVC, *words, cwd=self.folder, **(self.settings | settings))
+        assert done.returncode == expect, (words, done.returncode, done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        return done.stdout if expect == 0 else done.stderr
+
+    def json(self, *words):
+        return json.loads(self(*words, "--json"))
+
+    def write(self, name, text):
+        (self.folder / name).write_text(text)
+        return name
+
+    def at_terminal(self, *words, typed="", **settings):
+        """Exit code and everything that a terminal shows, with `typed` on it."""
+        parent, child = pty.openpty()
+        os.write(parent, typed.encode())
+        seen = bytearray()
+
+        def read():
+            try:
+                while data := os.read(parent, 65536):
+                    seen.extend(data)
+            except OSError:
+                pass
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            env = environ(TERM="xterm", COLUMNS="100", **(self.settings | settings))
+            command = (*CONFIGSVC, *words)
+            done = subprocess.run(
+                command,
+                cwd=self.folder,
+                env=env,
+                stdin=child,
+                stdout=child,
+                stderr=child,
+                timeout=DEADLINE_S,
+                check=False,
+            )
+        finally:
+            os.close(child)
+            reader.join(DEADLINE_S)
+            os.close(parent)
+        return done.returncode, seen.decode()
+
+
+@pytest.fixture
+def shell(url, tmp_path):
+    return Shell(url, tmp_path)
+
+
+def test_from_plan_to_release_and_back(shell):
+    shell.write("v1.yaml", "database:\n  host: db1\n  pool_size: 10\nold: true\n")
+    shell.write("v2.json", '{"database.pool_size": 20, "database": {"host": "db1"}, "new": [1]}')
+    planned = shell("plan", "v1.yaml", "--version", "v1")
+    assert "before its first release" in planned
+    assert "3 keys added" in planned
+    apply = planned.splitlines()[-1].split()
+    assert apply[:5] == ["configsvc", "deploy", "v1.yaml", "--version", "v1"]
+    assert "is at release 1 (v1)" in shell(*apply[1:])
+    assert "nothing to change" in shell("deploy", "v1.yaml", "--version", "v1")
+
+    assert shell("plan", "v2.json", "--exit-code", expect=1) == ""
+    planned = shell("plan", "v2.json", "--version", "v2")
+    assert planned.index("1 key DELETED\n  - old") < planned.index("1 key changed\n  ~ database.pool_size")
+    assert "10 -> 20" in planned
+    assert "In all: 1 deleted, 1 changed, 1 added." in planned
+    shell("deploy", "v2.json", "--version", "v2", "--reason", "larger pool", "--git-commit", "abc")
+
+    assert shell("get", "database.pool_size") == "20\n"
+    assert shell("get", "database.pool_size", "--release", "v1") == "10\n"
+    assert shell("get", "--release", "@1").count("\n") == 3
+    assert "had no key 'new'" in shell("get", "new", "--release", "v1", expect=1)
+    assert "has no version v9" in shell("get", "--release", "v9", expect=1)
+
+    rows = [line.split("\t") for line in shell("history").splitlines()]
+    assert [(row[0], row[1], row[4], row[5]) for row in rows] == [
+        ("2 (v2)", "deploy", "3", "larger pool"),
+        ("1 (v1)", "deploy", "3", ""),
+    ]
+    (row,) = [line.split("\t") for line in shell("history", "old").splitlines() if line.startswith("2")]
+    assert row[4:6] == ["true", "(none)"]
+    assert "no release that changed 'nobodys'" in shell("history", "nobodys", expect=1)
+    assert [one["release"] for one in shell.json("history", "--limit", "1")["releases"]] == [2]
+    shown = shell("show", "v2")
+    assert "reason: larger pool" in shown
+    assert "git_commit: abc" in shown
+    assert "1 key DELETED" in shown
+    assert "1 deleted, 1 changed, 1 added" in shell("diff", "v1", "v2")
+    assert "1 deleted, 1 changed, 1 added" in shell("diff", "v2", "v1")
+    assert shell("diff", "v1", "--exit-code", expect=1) == ""
+    assert "nothing changes" in shell("diff", "v2", "--exit-code")
+    assert shell("diff", "v7", expect=1)
+
+    assert "is at release 3 (v1)" in shell("rollback", "v1", "--reason", "too large")
+    assert shell("get", "old") == "true\n"
+    assert shell("rollback", "v7", expect=1)
+
+
+def test_what_a_digest_promises(shell):
+    shell.write("v1.yaml", "a: 1\nb: 1\n")
+    shell("deploy", "v1.yaml")
+    shell.write("v2.yaml", "a: 2\nb: 1\n")
+    digest = shell.json("plan", "v2.yaml")["digest"]
+    shell("set", "b", "3")
+    said = shell("deploy", "v2.yaml", "--digest", digest, expect=76)
+    assert "changed since: b" in said
+    assert "release 1, not" not in shell("deploy", "v2.yaml", "--base-release", "1", expect=76)
+
+
+def test_changes_overrides_and_drift(shell):
+    shell("set", "a", "1")
+    assert "2 added" in shell("set", "b=true", 'c={"x": [1]}', "--reason", "first")
+    shell("set", "d", "01", "--string")
+    assert dict(line.split("\t") for line in shell("get").splitlines()) == {
+        "a": "1",
+        "b": "true",
+        "c": '{"x":[1]}',
+        "d": '"01"',
+    }
+    shell("unset", "b", "c")
+    assert "nothing is stored under b" in shell("unset", "b", "a", expect=1)
+    shell.write("v.yaml", "a: 1\nd: x\n")
+    shell("deploy", "v.yaml")
+    assert shell("drift") == ""
+    shell("drift", "--exit-code")
+
+    assert "--reason" in shell("emergency", "a", "5", expect=2)
+    shell("emergency", "a", "5", "--reason", "incident 42", "--ttl", "2h")
+    (row,) = [line.split("\t") for line in shell("drift").splitlines()]
+    assert row[:5] == ["a", "override", "1", "5", "by anonymous in release 6: incident 42"]
+    assert row[5].endswith("Z")
+    shell("drift", "--exit-code", expect=1)
+    shell.write("v.yaml", "a: 2\nd: x\n")
+    said = shell("deploy", "v.yaml", expect=76)
+    assert "a = 5, by anonymous in release 6: incident 42" in said
+    assert "--overrides keep" in said
+    planned = run(*CONFIGSVC, "plan", "v.yaml", cwd=shell.folder, **shell.settings)
+    assert planned.returncode == 76
+    assert "BLOCKED (override_pending)" in planned.stdout
+    assert "configsvc deploy" not in planned.stdout
+    shell("deploy", "v.yaml", "--overrides", "keep")
+    assert shell("get", "a") == "5\n"
+    shell("deploy", "v.yaml", "--overrides", "discard")
+    assert shell("get", "a") == "2\n"
+    assert "refuse, keep or discard" in shell("deploy", "v.yaml", "--overrides", "drop", expect=2)
+
+
+def test_changes_by_hand_are_drift(shell, any_etcd):
+    from configsvc.core.model import Scope
+
+    shell("set", "a=1", "b=1")
+    Hand(any_etcd, Scope(shell.namespace, "staging")).write({"a": 2, "b": DELETED})
+    rows = [line.split("\t")[:4] for line in shell("drift").splitlines()]
+    assert rows == [["a", "by hand", "1", "2"], ["b", "by hand", "1", "(none)"]]
+    assert dict(line.split("\t") for line in shell("status").splitlines())["by hand"] == "a, b"
+    assert "is at release 2" in shell("repair", "--reason", "as it is")
+    assert shell("drift") == ""
+
+
+def test_status(shell):
+    found = dict(line.split("\t") for line in shell("status").splitlines())
+    assert (found["release"], found["overrides"], found["reads"]) == ("none yet", "none", "nothing to read")
+    shell.write("v.yaml", "a: 1\n")
+    shell("deploy", "v.yaml", "--version", "v1", "--reason", "first")
+    shell("freeze", "--for", "1h", "--reason", "wait")
+    shell("set", "a", "2")
+    found = dict(line.split("\t") for line in shell("status").splitlines())
+    assert found["release"] == "2, change"
+    assert "by anonymous" in found["made"]
+    assert found["overrides"] == "a: 2 by anonymous in release 2"
+    assert found["frozen"].endswith("by anonymous: wait")
+    assert found["reads"] == "live"
+    whole = shell.json("status")
+    assert (whole["newest"]["release"], whole["source"], whole["service"]["mode"]) == (2, "live", "central")
+    assert whole["overrides"][0]["key"] == "a"
+
+
+def test_a_frozen_scope(shell):
+    shell.write("v.yaml", "a: 1\n")
+    assert "--reason" in shell("freeze", "--for", "1h", expect=2)
+    assert "no time" in shell("freeze", "--for", "soon", "--reason", "x", expect=2)
+    assert "is frozen until" in shell("freeze", "--for", "1h30m", "--reason", "fix under way")
+    said = shell("deploy", "v.yaml", expect=76)
+    assert "fix under way" in said
+    assert "configsvc unfreeze" in said
+    shell("unfreeze")
+    shell("deploy", "v.yaml")
+
+
+def test_production_wants_a_yes(shell):
+    production = {"CONFIG_ENVIRONMENT": "production-eu"}
+    shell.write("v.yaml", "a: 1\nb: 2\n")
+    for words in (["deploy", "v.yaml"], ["set", "a", "1"], ["repair"]):
+        assert "say --yes" in shell(*words, expect=2, **production)
+    assert "say --yes" in shell("set", "a", "1", "--confirm", expect=2)
+    assert "2 keys added" in shell("plan", "v.yaml", **production)
+    shell("deploy", "v.yaml", "--yes", **production)
+
+    shell.write("w.yaml", "a: 2\n")
+    code, seen = shell.at_terminal("deploy", "w.yaml", typed="n\n", **production)
+    assert code == 1
+    assert "1 key DELETED" in seen
+    assert f"Write this to {shell.namespace}/production-eu? [y/N]" in seen
+    assert "nothing was changed" in seen
+    assert shell("get", "a", **production) == "1\n"
+    code, seen = shell.at_terminal("deploy", "w.yaml", typed="y\n", **production)
+    assert code == 0
+    assert "is at release 2" in seen
+    code, seen = shell.at_terminal("set", "a", "3", "--confirm", typed="\n")
+    assert (code, "nothing was changed" in seen) == (1, True)
+    # What is blocked is not asked about.
+    code, seen = shell.at_terminal("promote", "--from", "nowhere", **production)
+    assert (code, "[y/N]" in seen) == (1, False)
+
+
+def test_what_was_agreed_to_is_what_is_written(shell, any_etcd):
+    """Somebody else writes while the question is open."""
+    shell.write("v.yaml", "a: 1\nb: 1\nc: 1\n")
+    shell("deploy", "v.yaml", "--yes", CONFIG_ENVIRONMENT="prod")
+    shell.write("w.yaml", "a: 2\nb: 1\nc: 1\n")
+    parent, child = pty.openpty()
+    command = (*CONFIGSVC, "deploy", "w.yaml")
+    env = environ(**(shell.settings | {"CONFIG_ENVIRONMENT": "prod"}))
+    with subprocess.Popen(command, cwd=shell.folder, env=env, stdin=child, stdout=-1, stderr=-1) as asking:
+        seen = b""
+        while b"[y/N]" not in seen:
+            seen += asking.stderr.read1(4096)
+        shell("set", "b", "7", "--yes", CONFIG_ENVIRONMENT="prod")
+        os.write(parent, b"y\n")
+        _, rest = asking.communicate(timeout=DEADLINE_S)
+    os.close(parent)
+    os.close(child)
+    assert asking.returncode == 76
+    assert b"changed since: b" in rest
+    assert shell("get", "a", CONFIG_ENVIRONMENT="prod") == "1\n"
+
+
+def test_promotion(shell):
+    shell.write("v.yaml", "a: 1\n")
+    shell("deploy", "v.yaml", "--version", "v1")
+    production = {"CONFIG_ENVIRONMENT": "production"}
+    planned = shell("promote", "--from", "staging", "--version", "v1", "--dry-run", **production)
+    assert "1 key added" in planned
+    apply = planned.splitlines()[-1].split()
+    assert "is at release 1 (v1)" in shell(*apply[1:], "--yes", **production)
+    assert "from: staging" in shell("show", "v1", **production)
+    assert "itself" in shell("promote", "--from", "production", "--dry-run", expect=2, **production)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("v.yaml", "a: 1\nb:\n  c: 1\na: 2\n", ["v.yaml:4:1: 'a' is given twice"]),
+        ("v.yaml", "a: .nan\n_b: 1\nc: 99999999999999999999\n", ["v.yaml:1:4: .nan is no JSON value"]),
+        ("v.yaml", "a: [1\n", ["v.yaml:2:1: not YAML"]),
+        ("v.yaml", "_b: 1\nc: 99999999999999999999\n", ["v.yaml:1:1: '_b' starts with '_'", "v.yaml:2:1: 'c' holds"]),
+        ("v.json", '{"a": 1,\n "b"}', ["v.json:2:"]),
+        ("v.yaml", "- a\n", ["the document is a list"]),
+        ("v.yaml", "", ["the body is empty"]),
+    ],
+)
+def test_files_that_cannot_be_deployed(shell, name, text, says):
+    shell.write(name, text)
+    for command in ("plan", "deploy"):
+        said = shell(command, name, expect=65)
+        assert [one for one in says if one not in said] == [], said
+    shell("history", expect=1)
+
+
+def test_words_that_cannot_be_right(shell):
+    for words, says in (
+        (["deploy", "none.yaml"], "none.yaml: No such file"),
+        (["set", "a"], "no KEY=VALUE"),
+        (["set", "a", "text"], "--string"),
+        (["set", "a=1", "a=2"], "twice"),
+        (["set", "a", "1", "--ttl", "soon"], "--ttl"),
+        (["set", "a", "1", "--namespace", "a/b"], "namespace"),
+        (["deploy"], "FILE"),
+    ):
+        assert says in shell(*words, expect=2)
+    assert "may not hold '/'" in shell("set", "a/b", "1", expect=65)
+    assert shell("get", expect=1)
+
+
+def test_guards_say_what_lifts_them(shell):
+    shell.write("v.yaml", "".join(f"k{n}: 1\n" for n in range(10)))
+    shell("deploy", "v.yaml")
+    shell.write("w.yaml", "k0: 1\n")
+    said = shell("deploy", "w.yaml", expect=65)
+    assert "9 of 10 keys would be deleted" in said
+    assert "--force" in said
+    shell("deploy", "w.yaml", "--force", "they are not used")
+    assert "force: they are not used" in shell("show", "@2")
+
+
+def test_a_file_on_stdin(shell):
+    command = (*CONFIGSVC, "deploy", "-")
+    env = environ(**shell.settings)
+    done = subprocess.run(command, cwd=shell.folder, env=env, input=b'{"a": 1}', capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert shell("get", "a") == "1\n"
+
+
+def test_backup_and_restore(shell):
+    shell("set", "a=1", "b=2")
+    shell.write("v.yaml", "a: 1\nb: 2\n")
+    shell("deploy", "v.yaml", "--yes", CONFIG_ENVIRONMENT="production")
+    only = ("--only", shell.namespace)
+    assert "checksum right" in shell("backup", "b.gz", *only)
+    assert "--overwrite" in shell("backup", "b.gz", *only, expect=1)
+    found = shell.json("backup", "b.gz", "--overwrite", *only)
+    assert found["head"]["namespace"] == shell.namespace
+    shell("backup", ".", *only)
+    (named,) = shell.folder.glob(f"{shell.namespace}-*.configsvc.gz")
+    assert oct(named.stat().st_mode & 0o777) == "0o600"
+    assert not list(shell.folder.glob(".*.part"))
+
+    shell("set", "a", "5")
+    shell("set", "b", "5", "--yes", CONFIG_ENVIRONMENT="production")
+    planned = shell("restore", "b.gz", "--dry-run")
+    assert f"{shell.namespace}/production\twould be release 3\t1" in planned
+    assert f"{shell.namespace}/staging\twould be release 3\t1" in planned
+    assert "say --yes" in shell("restore", "b.gz", expect=2)
+    assert f"{shell.namespace}/staging\trelease 3\t1" in shell("restore", "b.gz", "--yes", "--reason", "test")
+    assert shell("get", "a") == "1\n"
+    assert shell("get", "b", CONFIG_ENVIRONMENT="production") == "2\n"
+
+    whole = named.read_bytes()
+    shell.folder.joinpath("cut.gz").write_bytes(whole[:-20])
+    assert "cut short" in shell("restore", "cut.gz", "--yes", expect=65)
+    assert "no gzip file" in shell("restore", "v.yaml", expect=65)
+    assert "No such file" in shell("restore", "none", expect=1)
+    assert shell("backup", "no/such/folder", *only, expect=1) == (
+        "configsvc: no/such/folder: No such file or directory\n"
+    )
+
+
+def test_a_service_that_answers_no_writes(any_etcd, tmp_path):
+    hand = Hand(any_etcd)
+    hand.write({"a": 1})
+    named = {"SERVICE_NAME": hand.scope.namespace, "CONFIG_ENVIRONMENT": "staging"}
+    with ServiceProcess(tmp_path / "service", ETCD_ENDPOINTS=any_etcd.url, **named) as process:
+        process.start()
+        done = run(*CONFIGSVC, "set", "a", "2", "--url", process.url, cwd=tmp_path, **named)
+    assert done.returncode == 77
+    assert "--url" in done.stderr
+
+
+def test_nobody_answers(tmp_path):
+    named = {"SERVICE_NAME": "a", "CONFIG_ENVIRONMENT": "b", "CONFIGSVC_URL": "http://127.0.0.1:1"}
+    for words in (["set", "a", "1"], ["history"], ["status"], ["backup", "f"], ["unfreeze"]):
+        done = run(*CONFIGSVC, *words, cwd=tmp_path, **named)
+        assert (done.returncode, done.stderr) == (
+            69,
+            "configsvc: http://127.0.0.1:1: cannot connect: connection refused\n",
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_large_deploy_at_a_terminal(shell):
+    """A window is opened for it; the terminal shows that something goes on, and in the end only what came of it."""
+    shell.write("v.json", json.dumps({f"k{n:04}": "x" * 2000 for n in range(2000)}))
+    code, seen = shell.at_terminal("deploy", "v.json", "--timeout-s", "30")
+    assert code == 0, seen
+    assert "is at release 1" in seen
+    assert "2000 added" in seen
+    assert "k0001" not in seen
+    assert len(shell("get").splitlines()) == 2000

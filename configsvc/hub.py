@@ -325,12 +325,14 @@ class Hub:
     async def reached(self, scope: Scope, revision: int, epoch: str | None, wait_s: float) -> None:
         """Wait until readers of `scope` see everything up to `revision`.
 
-        Raises `EpochChanged` at once where `epoch` is given and is not the scope's, `Unavailable`
-        (`revision_not_reached`) after `wait_s`.
+        Raises `EpochChanged` where `epoch` is given and is not the scope's, at once unless the first write of the
+        namespace is not seen yet: it creates the epoch. Raises `Unavailable` (`revision_not_reached`) after `wait_s`.
         """
         deadline = self.clock() + wait_s
         while True:
-            if self.shows(scope) and epoch not in (None, current := self.epoch(scope)):
+            nameless = self.replica.epoch_value(scope.namespace) is None and self.proved(scope) < revision
+            is_due = not nameless or self.draining or deadline <= self.clock()
+            if self.shows(scope) and is_due and epoch not in (None, current := self.epoch(scope)):
                 raise EpochChanged(
                     f"revision {revision} belongs to epoch {epoch}, this replica is at {current}; "
                     "read without min_revision",

@@ -104,9 +104,10 @@ async def rollback(request: web.Request) -> web.StreamResponse:
 
 async def promote(request: web.Request) -> web.StreamResponse:
     """`POST /v1/promote/{ns}/{env}`."""
-    query, writer, scope = context.query(request), context.writer(request), context.scope(request)
+    query, scope = context.query(request), context.scope(request)
     source = Scope(scope.namespace, query["from"])
     context.check(request, "read", source)
+    writer = context.writer(request)
     min_age_s = request.app[context.SETTINGS].promote_min_age_s
 
     async def prepare(view: View) -> Command:

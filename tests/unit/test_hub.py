@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from configsvc.core.feed import RETRY_MS, Frame
-from configsvc.core.model import Scope, entry_path, head_path
+from configsvc.core.model import Scope, entry_path, epoch_of, epoch_path, head_path
 from configsvc.core.replica import Event, Listed, Record, Replica, sort_listing
 from configsvc.errors import EpochChanged, Unavailable
 from configsvc.hub import DRAIN_RETRY_MS, MAX_ABSENT, Hub
@@ -353,6 +353,18 @@ async def test_waiting_for_a_revision(hub: Hub, clock: FakeClock) -> None:
     assert not waiting.done()
     hub.prove(12)
     await waiting
+
+
+async def test_the_first_write_of_a_namespace_brings_the_epoch_that_is_asked_for(hub: Hub, clock: FakeClock) -> None:
+    rebase(hub, 10)
+    epoch = epoch_of(hub.replica.cluster_id, b"new", "")
+    waiting = asyncio.create_task(hub.reached(SCOPE, 11, epoch, 5))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    put(hub, 11, stored("a", 1, 11), Record(key=epoch_path(SCOPE.namespace), value=b"new", mod_revision=11))
+    await waiting
+    with pytest.raises(EpochChanged):
+        await hub.reached(SCOPE, 99, "0" * 12, 5)
 
 
 def test_limits(clock: FakeClock) -> None:

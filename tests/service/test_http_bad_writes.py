@@ -1,0 +1,581 @@
+"""Bad input of every kind on every route that writes: a 4xx that says what and where, and the store as it was."""
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from typing import Any
+
+import aiohttp
+import pytest
+
+from configsvc.auth import Authenticator
+from configsvc.core.policy import Identity
+from configsvc.errors import Unauthenticated
+from configsvc.etcd.local import LocalEtcd
+from configsvc.web.app import create_app
+from configsvc.web.routes import ROUTES
+from tests.support.service import central, connect, make_hub, make_settings, serving
+from tests.support.writing import Api, Store, running_service, service
+
+JSON, YAML = "application/json", "application/yaml"
+WRITES = [route for route in ROUTES if route.writes]
+MB = 1024 * 1024
+
+
+def repr_of(value: object) -> str:
+    """A short name of a case."""
+    return repr(value)[:30]
+
+
+def route_name(route: Any) -> str:
+    """A route as the name of a case."""
+    return f"{route.method} {route.path}"
+
+
+@pytest.fixture
+async def deployed(api: Api, store: Store) -> AsyncIterator[Api]:
+    """A service whose namespace has two environments. Whatever a test asks, the store stays as it is."""
+    await api.deploy({"a": 1, "b": {"c": 2}}, version="v1")
+    await api.deploy({"a": 1}, env="staging")
+    before = await store.everything()
+    yield api
+    assert await store.everything() == before
+
+
+# ---- what bodies may hold --------------------------------------------------------------------------------------------
+
+DEEP = "[" * 101 + "]" * 101
+BAD_JSON: list[tuple[bytes, str, str]] = [
+    (b"", "invalid_body", "empty"),
+    (b"  \n ", "invalid_body", "empty"),
+    (b"{", "invalid_body", "ends too early"),
+    (b'{"a": 1', "invalid_body", "ends too early"),
+    (b'{"a": }', "invalid_body", "line 1, column 7"),
+    (b'{\n "a": 1,\n}', "invalid_body", "line 3"),
+    (b'{"a": 1} x', "invalid_body", "line 1"),
+    (b"{'a': 1}", "invalid_body", "line 1, column 2"),
+    (b"[1]", "invalid_body", "a list"),
+    (b"1", "invalid_body", "a single value"),
+    (b"null", "invalid_body", "empty"),
+    (b'"text"', "invalid_body", "a single value"),
+    (b'{"a": NaN}', "invalid_body", "NaN"),
+    (b'{"a": Infinity}', "invalid_body", "Infinity"),
+    (b'{"a": -Infinity}', "invalid_body", "-Infinity"),
+    (b'{"a": 1e999}', "invalid_body", "too large for a double"),
+    (b'{"a": 1, "a": 2}', "invalid_body", "'a' occurs twice"),
+    (b'{"a": {"b": 1, "b": 2}}', "invalid_body", "'b' occurs twice"),
+    (b'{"a": "\xff"}', "invalid_body", "not UTF-8"),
+    (b'\xef\xbb\xbf\xef\xbb\xbf{"a": 1}', "invalid_body", "line 1"),
+    (b'{"a": 18446744073709551616}', "invalid_values", "beyond 64 bits"),
+    (b'{"a": -9223372036854775809}', "invalid_values", "beyond 64 bits"),
+    (b'{"a": ' + b"9" * 5000 + b"}", "invalid_values", "beyond 64 bits"),
+    (b'{"a": "\\ud800"}', "invalid_values", "surrogate"),
+    (b'{"a": {"b": [{"\\udfff": 1}]}}', "invalid_values", ""),
+    (b'{"\\ud800": 1}', "invalid_values", "UTF-8"),
+    (f'{{"a": {DEEP}}}'.encode(), "invalid_values", "nested deeper than 100"),
+    (b'{"a": ' + b"[" * 200_000, "invalid_body", ""),
+    (b'{"_meta": 1}', "invalid_values", "reserved"),
+    (b'{"_meta": {"head": 1}}', "invalid_values", "reserved"),
+    (b'{"a/b": 1}', "invalid_values", "may not hold '/'"),
+    (b'{"..": 1}', "invalid_values", "'..'"),
+    (b'{".": 1}', "invalid_values", "'.'"),
+    (b'{"": 1}', "invalid_values", "is empty"),
+    (b'{"a\\u0000b": 1}', "invalid_values", "U+0000"),
+    (b'{"a\\nb": 1}', "invalid_values", "U+000A"),
+    (b'{" a": 1}', "invalid_values", "white space"),
+    (b'{"e\\u0301": 1}', "invalid_values", "normal form C"),
+    (json.dumps({"x" * 1025: 1}).encode(), "invalid_values", "1025 bytes"),
+    (json.dumps({"a": "x" * MB}).encode(), "invalid_values", "at most 1048576"),
+]
+BAD_STATES = [
+    *BAD_JSON,
+    (b'{"a": {"b": 1}, "a.b": 2}', "invalid_values", "nested and dotted"),
+    (b'{"a.b": {"c": 1}, "a": {"b.c": 1}}', "invalid_values", "nested and dotted"),
+    (b'{"a": {"": {"b": 1}, ".b": 2}}', "invalid_values", "nested and dotted"),
+]
+BOMB = b"a: &a [x, x, x, x, x, x, x, x, x, x]\n" + b"".join(
+    b"%s: &%s [%s]\n" % (name, name, b", ".join([b"*" + before] * 10))
+    for before, name in pairwise(bytes([letter]) for letter in b"abcdefgh")
+)
+BAD_YAML: list[tuple[bytes, str, int | None]] = [
+    (b"a: 1\nb: 2\na: 3\n", "given twice", 3),
+    (b"x:\n  y: 1\n  y: 2\n", "given twice", 3),
+    (b"a: 1\nb: {c: 1, c: 2}\n", "given twice", 2),
+    (b"a: .nan\n", ".nan", 1),
+    (b"a: 1\nb: -.inf\n", "inf", 2),
+    (b"a: 1\n  b: 2\n", "not YAML", 2),
+    (b"a: [1\n", "not YAML", None),
+    (b"a: 'x\n", "not YAML", None),
+    (b"\tb: 1\n", "not YAML", 1),
+    (b"a: !!python/object/apply:os.system [x]\n", "has no meaning here", 1),
+    (b"a: !secret x\n", "has no meaning here", 1),
+    (b"a: !!binary aGVsbG8=\n", "has no meaning here", 1),
+    (b"a: *nothing\n", "not YAML", 1),
+    (b"a: &a [*a]\n", "nested deeper", 1),
+    (b"1: x\n", "no text", 1),
+    (b"null: x\n", "no text", 1),
+    (b"? [a]\n: x\n", "a name is text", 1),
+    (b"a: 1\n---\nb: 2\n", "not YAML", 2),
+    (b"- a\n", "a list", None),
+    (b"just text\n", "a single value", None),
+    (b"# nothing\n", "empty", None),
+    (b"a:\n  b: 1\na.b: 2\n", "nested and dotted (line 2)", 3),
+    (b"a: 99999999999999999999\n", "beyond 64 bits", 1),
+    (b"ok: 1\n_x: 1\n", "reserved", 2),
+    (b"a: " + b"[" * 150 + b"]" * 150 + b"\n", "nested deeper", 1),
+    (b"a: " + b"[" * 50_000 + b"\n", "", None),
+    (b"a: \xff\n", "not UTF-8", None),
+    (b"a: \x01\n", "not YAML", None),
+    (BOMB, "stands for more than", None),
+]
+
+
+@pytest.mark.parametrize("dry_run", ["true", "false"])
+@pytest.mark.parametrize(("body", "code", "words"), BAD_STATES, ids=repr_of)
+async def test_states_in_json(deployed: Api, body: bytes, code: str, words: str, dry_run: str) -> None:
+    refused = await deployed.deploy(body, dry_run=dry_run)
+    assert (refused.status, refused.code) == (400, code)
+    assert words in refused.json["detail"]
+    assert len(refused.body) < 10_000
+
+
+@pytest.mark.parametrize(("body", "words", "line"), BAD_YAML, ids=repr_of)
+async def test_states_in_yaml(deployed: Api, body: bytes, words: str, line: int | None) -> None:
+    refused = await deployed.deploy(body, media=YAML)
+    assert (refused.status, refused.code in ("invalid_body", "invalid_values")) == (400, True)
+    assert words in refused.json["detail"]
+    if line is not None:
+        assert refused.json["problems"][0]["line"] == line
+        assert refused.json["problems"][0]["column"] >= 1
+        assert f"line {line}, column" in refused.json["detail"]
+
+
+async def test_all_problems_are_told_at_once(deployed: Api) -> None:
+    refused = await deployed.deploy(b"_x: 1\na/b: 2\nbig: 99999999999999999999\n' c': 1\n", media=YAML)
+    found = [(one["key"], one["line"], one["column"]) for one in refused.json["problems"]]
+    assert found == [("_x", 1, 1), ("a/b", 2, 1), ("big", 3, 1), (" c", 4, 1)]
+    refused = await deployed.deploy({f"_{n}": 1 for n in range(200)})
+    assert (refused.json["problems_total"], len(refused.json["problems"])) == (200, 50)
+    assert "and 197 more" in refused.json["detail"]
+
+
+async def test_what_only_looks_odd_is_taken(api: Api) -> None:
+    odd = {"a..b": 1, "...": 2, "with space": None, "ключ": "\u2028\U0001f600", "x" * 1024: [], "-": {}, "a\\b": ""}
+    done = await api.deploy(odd)
+    assert await api.values(done) == odd
+    numbers = (
+        b'{"a": 18446744073709551615, "b": -9223372036854775808, "c": 1.5e300, "d": ' + b"[" * 100 + b"]" * 100 + b"}"
+    )
+    assert (await api.deploy(numbers, overrides="discard", force="x")).status == 200
+    text = json.dumps({"a": "x" * (MB - 2)}).encode()
+    assert (await api.deploy(text, force="x")).status == 200
+    yaml = b"\xef\xbb\xbfyes: no\non: off\ndate: 2026-01-01\noct: 0o17\nbase: &b {x: 1}\nmore: {<<: *b, y: 2}\n"
+    done = await api.deploy(yaml, media=YAML, force="x")
+    assert await api.values(done) == {
+        "yes": "no", "on": "off", "date": "2026-01-01", "oct": 15, "base.x": 1, "more.x": 1, "more.y": 2,
+    }  # fmt: skip
+
+
+VALUES = [
+    body[6:-1] for body, _, _ in BAD_JSON if body.startswith(b'{"a": ') and body.endswith(b"}") and b"," not in body
+]
+
+
+@pytest.mark.parametrize("body", [b"", *VALUES], ids=repr_of)
+async def test_values(deployed: Api, body: bytes) -> None:
+    refused = await deployed.ask("PUT", "/v1/emergency/{ns}/production/a", body, reason="x")
+    assert (refused.status, refused.code in ("invalid_body", "invalid_values")) == (400, True)
+    assert "Traceback" not in refused.json["detail"]
+
+
+@pytest.mark.parametrize(("body", "code", "words"), BAD_JSON, ids=repr_of)
+async def test_changes(deployed: Api, body: bytes, code: str, words: str) -> None:
+    wrapped = body if body.strip()[:1] != b"{" else b'{"set": ' + body + b"}"
+    refused = await deployed.ask("PATCH", "/v1/config/{ns}/production", wrapped)
+    assert (refused.status, refused.code in ("invalid_body", "invalid_values")) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({}, "nothing is set"),
+        ({"set": {}}, "nothing is set"),
+        ({"set": {}, "delete": []}, "nothing is set"),
+        ({"sett": {"a": 1}}, "'sett' is no field"),
+        ({"a": 1}, "'a' is no field"),
+        ({"set": {"a": 1}, "extra": 1}, "'extra' is no field"),
+        ({"set": [1]}, "'set' is no object"),
+        ({"set": None}, "'set' is no object"),
+        ({"delete": "a"}, "'delete' is no list"),
+        ({"delete": [1]}, "'delete' is no list"),
+        ({"delete": [None]}, "'delete' is no list"),
+        ({"set": {"a": 1}, "delete": ["a"]}, "both set and deleted"),
+        ({"delete": ["a", "a"]}, "deleted twice"),
+        ({"delete": ["_meta/head"]}, "reserved"),
+        ({"delete": ["../production/a"]}, "may not hold '/'"),
+        ({"delete": ["\ud800"]}, "UTF-8"),
+        ({"set": {"\ud800": 1}, "delete": ["\ud800"]}, ""),
+        ({"set": [1], "delete": "x", "more": 1}, "'more' is no field"),
+    ],
+    ids=repr_of,
+)
+async def test_the_shape_of_changes(deployed: Api, body: Any, words: str) -> None:
+    refused = await deployed.ask("PATCH", "/v1/config/{ns}/production", body)
+    assert (refused.status, refused.code in ("invalid_body", "invalid_values")) == (400, True)
+    assert words in refused.json["detail"]
+    if len(body) == 3:
+        assert refused.json["problems_total"] == 3
+
+
+async def test_keys_of_a_change_are_literal(api: Api) -> None:
+    done = await api.change({"a": {"b": 1}, "a.b": 2})
+    assert await api.values(done) == {"a": {"b": 1}, "a.b": 2}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, None, "x", [1], [""], ["x" * 1025], [None], [["a"]], ["\ud800"], ["a"] * 1001],
+    ids=repr_of,
+)
+async def test_own_keys(deployed: Api, body: Any) -> None:
+    refused = await deployed.ask("PUT", "/v1/own-keys/{ns}/production", json.dumps(body).encode())
+    assert (refused.status, refused.code) == (400, "invalid_body")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"x", b"{}", b"\x1f\x8b", *(gzip.compress(data, mtime=0) for data in (b"", b"{}", b"\0" * 10 * MB))],
+    ids=repr_of,
+)
+async def test_restore_of_what_is_no_backup(deployed: Api, body: bytes) -> None:
+    for dry_run in ("true", "false"):
+        refused = await deployed.ask("POST", "/v1/restore", body, media="application/gzip", dry_run=dry_run)
+        assert (refused.status, refused.code) == (400, "invalid_body")
+
+
+# ---- paths and parameters --------------------------------------------------------------------------------------------
+
+BODIES = {"POST /v1/deploy": b"{}", "PATCH": b'{"set":{"a":5}}', "PUT /v1/emergency": b"1", "PUT /v1/own-keys": b"[]"}
+NEEDED = {
+    "PUT /v1/emergency": {"reason": "x"},
+    "POST /v1/promote": {"from_": "staging"},
+    "PUT /v1/freeze": {"reason": "x", "ttl_s": 5},
+}
+
+
+def _for(table: dict[str, Any], route: Any) -> Any:
+    return next((found for name, found in table.items() if f"{route.method} {route.path}".startswith(name)), None)
+
+
+async def ask(api: Api, route: Any, path: str | None = None, **query: Any) -> Any:
+    """A request to a route with all that it needs."""
+    template = path or route.path.replace("{env}", "production").replace("{key}", "a").replace("{version}", "v1")
+    body = _for(BODIES, route) or (b"x" if route.body else None)
+    media = route.body.media[0] if route.body else None
+    return await api.ask(route.method, template, body, media=media, **(_for(NEEDED, route) or {}) | query)
+
+
+SCOPED = [route for route in WRITES if "{ns}" in route.path]
+
+
+@pytest.mark.parametrize("route", SCOPED, ids=route_name)
+@pytest.mark.parametrize(
+    "name", ["..", "%2e%2e", ".", "", "_meta", "a%2Fb", "a%00", "%ff", "%zz", "caf%C3%A9", "x" * 129]
+)
+async def test_names_of_scopes(deployed: Api, route: Any, name: str) -> None:
+    for where in ("{ns}", "{env}"):
+        path = route.path.replace(where, name).replace("{ns}", "{ns}").replace("{env}", "production")
+        path = path.replace("{key}", "a").replace("{version}", "v1")
+        refused = await ask(deployed, route, path)
+        assert (refused.status, refused.code) == (400, "invalid_scope")
+
+
+KEYED = [route for route in WRITES if "{key}" in route.path]
+
+
+@pytest.mark.parametrize("route", KEYED, ids=route_name)
+@pytest.mark.parametrize(
+    "key",
+    ["", "..", "%2e%2e", "_meta", "_meta%2Fhead", "a%2Fb", "a/b", "../staging/a", "a%00b", "%ff", "%", "x" * 1025],
+)
+async def test_names_of_keys(deployed: Api, route: Any, key: str) -> None:
+    refused = await ask(deployed, route, route.path.replace("{env}", "production").replace("{key}", key))
+    assert (refused.status, refused.code) == (400, "invalid_key")
+
+
+async def test_an_odd_key_can_be_deleted_and_not_be_set(api: Api, store: Store) -> None:
+    await api.deploy({"a": 1})
+    for key, sent in ((" x", "%20x"), ("e\u0301", "e%CC%81")):
+        refused = await api.emergency(sent, 1)
+        assert (refused.status, refused.code) == (400, "invalid_key")
+        await store.hand(key, 1)
+        assert (await api.delete(sent)).status == 200
+
+
+@pytest.mark.parametrize("route", WRITES, ids=route_name)
+async def test_parameters(deployed: Api, route: Any) -> None:
+    known = {parameter.name for parameter in route.query}
+    refused = await ask(deployed, route, surprise="x")
+    assert (refused.status, refused.code, refused.json["parameter"]) == (400, "invalid_query", "surprise")
+    bad = {"dry_run": "yes", "base_release": "x", "ttl_s": "0", "overrides": "all", "version": "a b", "emergency": "1"}
+    bad |= {"namespace": "_x", "reason": "", "force": "a\nb", "git_commit": "x" * 201}
+    for name, value in bad.items():
+        refused = await ask(deployed, route, **{name: value})
+        assert (refused.status, refused.code, refused.json["parameter"]) == (400, "invalid_query", name)
+        if name not in known:
+            assert "does not exist here" in refused.json["detail"]
+    for name in known - {"from"}:
+        needed = f"&{name}=x&{name}=x"
+        path = route.path.replace("{env}", "production").replace("{key}", "a").replace("{version}", "v1")
+        refused = await ask(deployed, route, f"{path}?{needed}") if not _for(NEEDED, route) else None
+        assert refused is None or (refused.status, refused.code) == (400, "invalid_query")
+    misspelt = await ask(deployed, route, **{"dryrun" if "dry_run" in known else "reasn": "true"})
+    if known & {"dry_run", "reason"}:
+        assert "did you mean" in misspelt.json["detail"]
+
+
+# ---- order of refusals -----------------------------------------------------------------------------------------------
+
+
+class Tokens(Authenticator):
+    """An authenticator with a fixed list."""
+
+    generation = 0
+    known = {
+        "reader": ("read:*",),
+        "deployer": ("deploy:payments/production", "read:payments/production"),
+        "promoter": ("deploy:payments/production", "read:payments/*"),
+        "emergency": ("emergency:payments/*", "read:payments/*"),
+    }
+
+    async def identify(self, authorization: str | None) -> Identity:
+        name = (authorization or "").removeprefix("Bearer ")
+        if name not in self.known:
+            raise Unauthenticated("send a token")
+        return Identity(name=name, permissions=self.known[name])
+
+    def holds(self, identity: Identity) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("route", WRITES, ids=route_name)
+async def test_who_then_what_then_may_they(route: Any) -> None:
+    settings = central()
+    hub = make_hub(settings)
+    app = create_app(settings, hub, authenticator=Tokens())
+    async with serving(hub, settings, app) as url, aiohttp.ClientSession() as session:
+        api = Api(session, url, "payments")
+        path = route.path.replace("{env}", "production").replace("{key}", "a").replace("{version}", "v1")
+        media = route.body.media[0] if route.body else None
+
+        async def asked(who: str, target: str, body: bytes | None, **query: Any) -> Any:
+            headers = {"Authorization": f"Bearer {who}"} | query.pop("headers", {})
+            return await api.ask(route.method, target, body, media=media, headers=headers, **query)
+
+        needed = _for(NEEDED, route) or {}
+        good = _for(BODIES, route) or (b"x" if route.body else None)
+        assert (await asked("nobody", path.replace("{ns}", "_x"), b"{", nonsense=1)).status == 401
+        assert (await asked("reader", path, good, nonsense=1, **needed)).status == 400
+        if route.body and "restore" not in path:
+            assert (await asked("reader", path, b"{", **needed)).status == 400
+        if needed:
+            assert (await asked("reader", path, good)).status == 400
+        if any(header.name == "If-Match" for header in route.headers):
+            assert (await asked("reader", path, good, headers={"If-Match": "x"}, **needed)).status == 400
+            assert (await asked("reader", path, good, headers={"Idempotency-Key": ""}, **needed)).status == 400
+        refused = await asked("reader", path, good, **needed)
+        assert (refused.status, refused.code) == (403, "forbidden")
+
+
+async def test_emergencies_need_a_permission_of_their_own_and_promotions_that_of_the_source() -> None:
+    settings = central()
+    hub = make_hub(settings)
+    app = create_app(settings, hub, authenticator=Tokens())
+    async with serving(hub, settings, app) as url, aiohttp.ClientSession() as session:
+        api = Api(session, url, "payments")
+
+        async def status(who: str, method: str, path: str, body: Any = None, **query: Any) -> int:
+            headers = {"Authorization": f"Bearer {who}"}
+            return (await api.ask(method, path, body, headers=headers, **query)).status
+
+        # 503: it may, and there is no etcd here.
+        change = ("PATCH", "/v1/config/{ns}/production", {"set": {"a": 1}})
+        assert await status("deployer", *change) == 503
+        assert await status("deployer", *change, emergency="true", reason="x") == 403
+        assert await status("emergency", *change) == 403
+        assert await status("emergency", *change, emergency="true", reason="x") == 503
+        assert await status("deployer", "PUT", "/v1/emergency/{ns}/production/a", 1, reason="x") == 403
+        assert await status("deployer", "POST", "/v1/promote/{ns}/production", from_="staging") == 403
+        assert await status("promoter", "POST", "/v1/promote/{ns}/production", from_="staging") == 503
+        for path in ("/v1/backup", "/v1/restore"):
+            headers = {"Authorization": "Bearer promoter"}
+            assert (await api.ask("POST", path, b"x", media="application/gzip", headers=headers)).status == 403
+
+
+@pytest.mark.parametrize("route", WRITES, ids=route_name)
+async def test_a_service_that_answers_no_writes(any_etcd: LocalEtcd, namespace: str, store: Store, route: Any) -> None:
+    settings = make_settings(
+        {"SERVICE_NAME": namespace, "CONFIGSVC_LISTEN": "127.0.0.1:0"}, etcd_endpoints=(any_etcd.url,)
+    )
+    async with running_service(settings, namespace) as api:
+        refused = await ask(api, route)
+        assert (refused.status, refused.code) == (403, "read_only")
+    assert {key for key in await store.everything() if b"idempotency" not in key} == set()
+
+
+async def test_a_sidecar_writes_its_own_scopes_only(any_etcd: LocalEtcd, namespace: str) -> None:
+    environ = {"SERVICE_NAME": namespace, "CONFIGSVC_LISTEN": "127.0.0.1:0", "CONFIG_ENVIRONMENT": "production"}
+    settings = make_settings(environ, etcd_endpoints=(any_etcd.url,), writes=True)
+    async with running_service(settings, namespace) as api:
+        assert (await api.deploy({"a": 1})).status == 200
+        saved = (await api.ask("POST", "/v1/backup")).body
+        for route in SCOPED:
+            path = route.path.replace("{ns}", "other").replace("{env}", "production")
+            refused = await ask(api, route, path.replace("{key}", "a").replace("{version}", "v1"))
+            assert (refused.status, refused.code) == (403, "outside_sidecar")
+        assert (await api.deploy({"a": 1}, env="staging")).code == "outside_sidecar"
+        assert (await api.promote("staging")).code == "outside_sidecar"
+        for path, body in (("/v1/backup", None), ("/v1/restore", saved)):
+            refused = await api.ask("POST", path, body, media="application/gzip", namespace="other")
+            assert refused.code == "outside_sidecar"
+
+
+# ---- how bodies are sent ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("route", [route for route in WRITES if route.body], ids=route_name)
+async def test_types_and_encodings(deployed: Api, route: Any) -> None:
+    path = route.path.replace("{env}", "production").replace("{key}", "a")
+    needed = _for(NEEDED, route) or {}
+    for media in ("text/plain", "application/x-www-form-urlencoded", "application/jsonx", "multipart/form-data"):
+        refused = await deployed.ask(route.method, path, b"{}", media=media, **needed)
+        assert (refused.status, refused.code) == (415, "unsupported_media_type")
+        assert route.body.media[0] in refused.json["detail"]
+    if JSON in route.body.media:
+        refused = await deployed.ask(route.method, path, b"{}", media=f"{JSON}; charset=latin-1", **needed)
+        assert refused.status == 415
+    for encoding in ("gzip", "br", "deflate", "gzip, identity"):
+        bomb = gzip.compress(b"\0" * 50 * MB)
+        refused = await deployed.ask(
+            route.method, path, bomb, media=route.body.media[0], headers={"Content-Encoding": encoding}, **needed
+        )
+        assert (refused.status, refused.code) == (415, "unsupported_media_type")
+
+
+def head(api: Api, *headers: str, method: str = "POST", path: str = "/v1/deploy/{ns}/production") -> bytes:
+    lines = [f"{method} {path.replace('{ns}', api.namespace)} HTTP/1.1", "Host: x", f"Content-Type: {JSON}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+async def test_a_body_without_a_type(api: Api) -> None:
+    async with connect(api.url) as connection:
+        head = f"POST /v1/deploy/{api.namespace}/production HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}"
+        connection.send(head.encode())
+        problem = await connection.problem()
+        assert (problem["status"], problem["code"]) == (415, "unsupported_media_type")
+        assert "application/json" in problem["detail"]
+
+
+async def test_a_chunked_body(api: Api) -> None:
+    async with connect(api.url) as connection:
+        connection.send(head(api, "Transfer-Encoding: chunked") + b'4\r\n{"a"\r\n4\r\n: 1}\r\n0\r\n\r\n')
+        status, _, body = await connection.response()
+        assert (status, json.loads(body)["release"]) == (200, 1)
+        # The connection can be used again.
+        connection.send(head(api, "Content-Length: 8") + b'{"a": 2}')
+        assert (await connection.response())[0] == 200
+
+
+async def test_a_client_that_waits_is_told_to_send_unless_it_need_not(api: Api) -> None:
+    async with connect(api.url) as connection:
+        connection.send(head(api, "Content-Length: 8", "Expect: 100-continue"))
+        assert await connection.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.send(b'{"a": 2}')
+        assert (await connection.response())[0] == 200
+    async with connect(api.url) as connection:
+        connection.send(head(api, "Content-Length: 100000000", "Expect: 100-continue"))
+        assert (await connection.problem())["code"] == "body_too_large"
+
+
+async def test_bodies_that_are_too_large(any_etcd: LocalEtcd, namespace: str) -> None:
+    async with service(any_etcd, namespace, max_body_bytes=2000) as api:
+        fits = json.dumps({"a": "x" * 1980}).encode()
+        assert len(fits) <= 2000
+        assert (await api.deploy(fits)).status == 200
+        refused = await api.deploy(b" " * 2001)
+        assert (refused.status, refused.code, refused.json["limit"]) == (413, "body_too_large", 2000)
+        async with connect(api.url) as connection:
+            connection.send(head(api, "Transfer-Encoding: chunked") + (b"3e8\r\n" + b" " * 1000 + b"\r\n") * 3)
+            assert (await connection.problem())["code"] == "body_too_large"
+            await connection.rest()
+        assert await api.kinds() == ["deploy"]
+
+
+async def test_a_value_is_refused_by_its_length_before_it_is_read(deployed: Api) -> None:
+    path = "/v1/emergency/{ns}/production/a?reason=x"
+    async with connect(deployed.url) as connection:
+        connection.send(head(deployed, f"Content-Length: {3 * MB}", method="PUT", path=path))
+        problem = await connection.problem()
+        assert (problem["code"], problem["limit"]) == ("body_too_large", 2 * MB)
+
+
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [("Content-Length: 20", b'{"a": 5}'), ("Transfer-Encoding: chunked", b'8\r\n{"a": 5}\r\n')],
+)
+async def test_a_body_that_breaks_off_changes_nothing(deployed: Api, framing: str, body: bytes) -> None:
+    for half in (True, False):
+        async with connect(deployed.url) as connection:
+            connection.send(head(deployed, framing) + body)
+            await connection.writer.drain()
+            if half:
+                connection.writer.write_eof()
+                await connection.rest()
+    # Whatever was begun has ended.
+    async with asyncio.timeout(20):
+        while "configsvc_http_requests_in_progress 1.0" not in (await deployed.ask("GET", "/metrics")).body.decode():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("chunk", [b"zz\r\n{}\r\n", b"-1\r\n", b"2\r\n{}xx\r\n0\r\n\r\n", b"ffffffffffffffffff\r\n"])
+async def test_chunks_that_are_none(deployed: Api, chunk: bytes) -> None:
+    async with connect(deployed.url) as connection:
+        connection.send(head(deployed, "Transfer-Encoding: chunked") + chunk)
+        problem = await connection.problem()
+        assert problem["status"] == 400
+        assert await connection.rest() == b""
+
+
+async def test_a_body_that_does_not_come_is_given_up(any_etcd: LocalEtcd, namespace: str) -> None:
+    async with service(any_etcd, namespace, head_timeout_s=0.3) as api:
+        for start in (b"", b'{"a"'):
+            async with connect(api.url) as connection:
+                connection.send(head(api, "Content-Length: 8") + start)
+                problem = await connection.problem()
+                assert (problem["status"], problem["code"]) == (408, "request_timeout")
+                assert await connection.rest() == b""
+        async with connect(api.url) as connection:
+
+            async def trickle() -> None:
+                connection.send(head(api, "Content-Length: 100000"))
+                for _ in range(2000):
+                    connection.send(b" ")
+                    await asyncio.sleep(0.01)
+
+            trickling = asyncio.create_task(trickle())
+            try:
+                assert (await connection.problem())["code"] == "request_timeout"
+            finally:
+                trickling.cancel()
+                await asyncio.wait({trickling})
+
+
+async def test_writes_without_etcd_are_a_503(namespace: str) -> None:
+    settings = central()
+    hub = make_hub(settings)
+    async with serving(hub, settings) as url, aiohttp.ClientSession() as session:
+        api = Api(session, url, namespace)
+        refused = await api.deploy({"a": 1})
+        assert (refused.status, refused.code) == (503, "store_unavailable")

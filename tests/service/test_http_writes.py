@@ -1,0 +1,590 @@
+"""Every route that writes, over HTTP and a real etcd: what it does and refuses, and what a repeated one answers."""
+
+import asyncio
+import json
+import uuid
+from typing import Any
+
+import pytest
+
+from configsvc.core.model import Scope, head_path
+from configsvc.etcd.local import LocalEtcd
+from tests.support.etcd import put
+from tests.support.service import connect
+from tests.support.writing import NOTHING, Answer, Api, Store, numbered, service, until
+
+YAML = "application/yaml"
+
+
+# ---- deploy, change, emergency, delete -------------------------------------------------------------------------------
+
+
+async def test_a_deploy_says_what_it_did_and_is_read_on_another_replica(api: Api, other: Api) -> None:
+    first = await api.deploy({"database": {"host": "db", "pool_size": 10}, "none": None}, version="v1", reason="start")
+    assert (first["release"], first["version"], first["warnings"]) == (1, "v1", [])
+    assert first.changes == [
+        ("database.host", NOTHING, "db"),
+        ("database.pool_size", NOTHING, 10),
+        ("none", NOTHING, None),
+    ]
+    assert first.headers["X-Request-Id"]
+    second = await api.deploy({"database.host": "db", "database.pool_size": 20}, version="v2")
+    assert second["changes"] == [
+        {"key": "database.pool_size", "op": "set", "old": 10, "new": 20},
+        {"key": "none", "op": "delete", "old": None},
+    ]
+    assert await other.values(second) == {"database.host": "db", "database.pool_size": 20}
+    read = await other.read(view="entries")
+    assert (read["release"], read["version"]) == (2, "v2")
+    entry = read["entries"]["database.pool_size"]
+    assert entry["version"] == "v2"
+    assert entry["metadata"]["created_by"] == "anonymous"
+    assert read["entries"]["database.host"]["version"] == "v1"
+
+
+async def test_yaml_json_nested_and_dotted_are_the_same_state(api: Api) -> None:
+    await api.deploy({"a": {"b": 1, "c": [1, "no"]}, "d": {}})
+    for body, media in (
+        (b'{"a.b": 1, "a.c": [1, "no"], "d": {}}', "application/json"),
+        (b"a:\n  b: 1\n  c: [1, no]\nd: {}\n", YAML),
+        (b"a.b: 1\na.c:\n- 1\n- no\nd: {}\n", "text/yaml; charset=utf-8"),
+    ):
+        again = await api.deploy(body, media=media)
+        assert (again["unchanged"], again["release"], again.changes) == (True, 1, [])
+    assert await api.kinds() == ["deploy"]
+
+
+async def test_several_keys_change_in_one_release(api: Api) -> None:
+    await api.deploy({"a": 1, "b": 2, "c": 3})
+    changed = await api.change({"a": 10, "d.e": {"x": 1}}, "b")
+    assert changed["release"] == 2
+    assert changed.changes == [("a", 1, 10), ("b", 2, NOTHING), ("d.e", NOTHING, {"x": 1})]
+    assert await api.values(changed) == {"a": 10, "c": 3, "d.e": {"x": 1}}
+    nothing = await api.change({"a": 10})
+    assert (nothing["unchanged"], nothing["release"]) == (True, 2)
+
+
+async def test_a_change_of_what_is_not_there_is_refused_as_a_whole(api: Api, store: Store) -> None:
+    await api.deploy({"a": 1})
+    before = await store.everything()
+    for answer in (await api.change({"a": 2}, "nothing"), await api.delete("nothing")):
+        assert (answer.status, answer.code, answer.json["keys"]) == (404, "key_not_found", ["nothing"])
+    assert await store.everything() == before
+
+
+async def test_an_emergency_is_one_key_at_once_and_pending_until_the_next_deploy(api: Api) -> None:
+    await api.deploy({"flag": False, "limit": 1})
+    done = await api.emergency("flag", True, reason="at night")
+    assert (done["release"], done.changes) == (2, [("flag", False, True)])
+    (pending,) = (await api.drift())["overrides"]
+    assert (pending["key"], pending["release"], pending["value"], pending["returns"]) == ("flag", 2, True, False)
+    assert (pending["by"], pending["reason"], pending["expires_at"]) == ("anonymous", "at night", None)
+    refused = await api.deploy({"flag": False, "limit": 2})
+    assert (refused.status, refused.code) == (409, "override_pending")
+    assert [one["key"] for one in refused.json["overrides"]] == ["flag"]
+    kept = await api.deploy({"flag": False, "limit": 2}, overrides="keep")
+    assert kept.changes == [("limit", 1, 2)]
+    assert await api.values(kept) == {"flag": True, "limit": 2}
+    gone = await api.deploy({"flag": False, "limit": 2}, overrides="discard")
+    assert gone.changes == [("flag", True, False)]
+    assert (await api.drift())["overrides"] == []
+
+
+async def test_a_deploy_with_the_override_s_value_settles_it(api: Api) -> None:
+    await api.deploy({"flag": False})
+    await api.emergency("flag", True)
+    settled = await api.deploy({"flag": True})
+    assert settled.status == 200
+    assert (await api.drift())["overrides"] == []
+    assert (await api.deploy({"flag": False})).status == 200
+
+
+async def test_an_emergency_with_a_time_ends_by_itself(api: Api) -> None:
+    await api.deploy({"flag": False})
+    await api.emergency("flag", True, ttl_s=1)
+    (pending,) = (await api.drift())["overrides"]
+    assert pending["expires_at"].endswith("Z")
+    async with asyncio.timeout(30):
+        while await api.values() != {"flag": False}:
+            await asyncio.sleep(0.05)
+    assert await api.kinds() == ["deploy", "emergency", "expiry"]
+    assert (await api.drift())["overrides"] == []
+    (last, *_) = (await api.ask("GET", "/v1/versions/{ns}/production"))["releases"]
+    assert last["by"] == "janitor"
+
+
+async def test_a_key_is_deleted_and_may_come_back_by_a_rollback(api: Api) -> None:
+    await api.deploy({"a": 1, "b": None}, version="v1")
+    gone = await api.delete("b", reason="not used")
+    assert gone["changes"] == [{"key": "b", "op": "delete", "old": None}]
+    refused = await api.rollback("v1")
+    assert refused.code == "override_pending"
+    back = await api.rollback("v1", overrides="discard", reason="it was used")
+    assert (back["release"], back["version"], back.changes) == (3, "v1", [("b", NOTHING, None)])
+
+
+async def test_an_emergency_change_of_several_keys(api: Api) -> None:
+    await api.deploy({"a": 1, "b": 1})
+    refused = await api.change({"a": 2}, emergency="true")
+    assert (refused.code, refused.json["parameter"]) == ("invalid_query", "reason")
+    await api.change({"a": 2, "b": 2}, emergency="true", reason="night", ttl_s=3600)
+    assert await api.kinds() == ["deploy", "emergency"]
+    assert [one["key"] for one in (await api.drift())["overrides"]] == ["a", "b"]
+
+
+# ---- rollback, promotion, freeze, repair -----------------------------------------------------------------------------
+
+
+async def test_a_rollback_is_a_new_release_with_the_bytes_of_the_old_one(api: Api, store: Store) -> None:
+    await api.deploy({"a": 1, "b": [1.0, "x"]}, version="v1", git_commit="abc")
+    before = await store.entries()
+    await api.deploy({"a": 2}, version="v2")
+    for name in ("v1", "1", "@1"):
+        planned = await api.rollback(name, dry_run="true")
+        assert planned.changes == [("a", 2, 1), ("b", NOTHING, [1.0, "x"])]
+    done = await api.rollback("@1")
+    assert (done["release"], done["version"]) == (3, "v1")
+    assert await store.entries() == before
+    assert (await api.rollback("v1"))["unchanged"]
+    for name in ("v9", "@99", "99"):
+        assert (await api.rollback(name)).code == "release_not_found"
+    assert (await api.rollback("@x")).code == "invalid_path"
+
+
+async def test_bare_digits_are_a_label_first(api: Api) -> None:
+    await api.deploy({"a": 1}, version="2")
+    await api.deploy({"a": 2}, version="other")
+    assert (await api.rollback("2", dry_run="true")).changes == [("a", 2, 1)]
+    assert (await api.rollback("@2", dry_run="true"))["unchanged"]
+
+
+async def test_a_label_comes_again_only_with_the_same_state(api: Api) -> None:
+    await api.deploy({"a": 1}, version="v1")
+    await api.deploy({"a": 2}, version="v2")
+    refused = await api.deploy({"a": 3}, version="v1")
+    assert (refused.status, refused.code, refused.json["release"]) == (409, "version_exists", 1)
+    assert (await api.deploy({"a": 1}, version="v1"))["release"] == 3
+
+
+async def test_a_frozen_scope_takes_what_is_urgent_and_no_deploy(api: Api) -> None:
+    await api.deploy({"a": 1}, version="v1")
+    await api.deploy({"a": 1, "b": 1}, env="staging")
+    frozen = await api.ask("PUT", "/v1/freeze/{ns}/production", reason="v2 was bad", ttl_s=600)
+    assert frozen["frozen"]["reason"] == "v2 was bad"
+    assert (await api.drift())["frozen"] == frozen["frozen"]
+    for refused in (await api.deploy({"a": 2}), await api.promote("staging")):
+        assert (refused.status, refused.code, refused.json["reason"]) == (409, "scope_frozen", "v2 was bad")
+    planned = await api.deploy({"a": 2}, dry_run="true")
+    assert [one["code"] for one in planned["blocked"]] == ["scope_frozen"]
+    assert (await api.deploy({"a": 2}, force="because")).code == "scope_frozen"
+    assert (await api.emergency("a", 5)).status == 200
+    assert (await api.rollback("v1", overrides="discard")).status == 200
+    assert (await api.deploy({"a": 1, "b": 1}, env="other")).status == 200
+    assert (await api.ask("DELETE", "/v1/freeze/{ns}/production"))["frozen"] is None
+    assert (await api.deploy({"a": 2})).status == 200
+
+
+async def test_a_freeze_ends_by_itself_and_needs_a_reason_and_an_end(api: Api) -> None:
+    await api.deploy({"a": 1})
+    for query, missing in (({"ttl_s": 5}, "reason"), ({"reason": "x"}, "ttl_s")):
+        refused = await api.ask("PUT", "/v1/freeze/{ns}/production", **query)
+        assert (refused.code, refused.json["parameter"]) == ("invalid_query", missing)
+    await api.ask("PUT", "/v1/freeze/{ns}/production", reason="x", ttl_s=1)
+    async with asyncio.timeout(20):
+        while (await api.deploy({"a": 2})).status == 409:
+            await asyncio.sleep(0.05)
+
+
+async def test_repair_makes_a_release_of_what_is_there(api: Api, store: Store) -> None:
+    await api.deploy({"a": 1})
+    await store.hand("a", 2)
+    assert [one["key"] for one in (await api.drift())["hand"]] == ["a"]
+    done = await api.ask("POST", "/v1/repair/{ns}/production", reason="by hand")
+    assert (done["release"], done["changes"]) == (2, [])
+    assert (await api.drift())["hand"] == []
+    assert await api.values(done) == {"a": 2}
+
+
+async def test_repair_of_a_head_that_was_garbled(api: Api, store: Store) -> None:
+    await api.deploy({"a": 1})
+    await put(store.gateway, head_path(Scope(store.namespace, "production")), b"garbage")
+    done = await api.ask("POST", "/v1/repair/{ns}/production")
+    assert done["release"] == 2
+    assert (await api.deploy({"a": 2}))["release"] == 3
+
+
+async def test_what_was_deployed_is_promoted_and_own_keys_stay(api: Api, store: Store) -> None:
+    await api.deploy({"url": "staging.local", "db.host": "s", "size": 5}, env="staging", version="v7")
+    await api.deploy({"url": "live.local", "db.host": "p"})
+    own = await api.ask("PUT", "/v1/own-keys/{ns}/production", ["url", "db.*", "url"])
+    assert own["patterns"] == ["url", "db.*"]
+    assert (await api.ask("GET", "/v1/own-keys/{ns}/production"))["patterns"] == ["url", "db.*"]
+    done = await api.promote("staging", version="v7", approved_by="ann")
+    assert done.changes == [("size", NOTHING, 5)]
+    assert await api.values(done) == {"url": "live.local", "db.host": "p", "size": 5}
+    shown = await api.ask("GET", "/v1/versions/{ns}/production/v7")
+    assert (shown["kind"], shown["source"]) == ("promote", {"from": "staging", "release": "1", "approved_by": "ann"})
+
+
+async def test_a_source_that_was_changed_since_is_doubted(api: Api, store: Store) -> None:
+    await api.deploy({"a": 1}, env="staging")
+    await api.deploy({"a": 0})
+    await api.emergency("a", 2, env="staging")
+    refused = await api.promote("staging")
+    assert (refused.status, refused.code) == (422, "source_unfit")
+    assert "changed since" in refused.json["problems"][0]
+    done = await api.promote("staging", force="looked at it")
+    assert done.changes == [("a", 0, 1)], "the override stays where it is"
+    for query, status, code in (
+        ({"from_": "production"}, 400, "invalid_query"),
+        ({"from_": "nowhere"}, 404, "release_not_found"),
+        ({"from_": "_x"}, 400, "invalid_query"),
+        ({}, 400, "invalid_query"),
+    ):
+        answer = await api.ask("POST", "/v1/promote/{ns}/production", **query)
+        assert (answer.status, answer.code) == (status, code)
+
+
+async def test_an_own_key_that_the_target_lacks_stands_in_the_way(api: Api) -> None:
+    await api.deploy({"url": "staging.local"}, env="staging")
+    await api.deploy({"x": 1})
+    await api.ask("PUT", "/v1/own-keys/{ns}/production", ["url"])
+    refused = await api.promote("staging", force="still")
+    assert (refused.code, refused.json["problems"]) == (
+        "source_unfit",
+        [f"url differs by environment and is not set in {api.namespace}/production; set it first"],
+    )
+
+
+async def test_a_source_has_to_be_live_for_a_set_time(any_etcd: LocalEtcd, namespace: str) -> None:
+    async with service(any_etcd, namespace, promote_min_age_s=3600.0) as api:
+        await api.deploy({"a": 1}, env="staging")
+        refused = await api.promote("staging")
+        assert (refused.code, "3600 are asked for" in refused.json["problems"][0]) == ("source_unfit", True)
+        assert (await api.promote("staging", force="urgent")).status == 200
+
+
+# ---- dry runs, digests, base releases --------------------------------------------------------------------------------
+
+
+async def test_a_dry_run_changes_nothing_and_its_digest_applies_it(api: Api, store: Store) -> None:
+    await api.deploy({"a": 1, "b": 2})
+    before, key = await store.everything(), named("k")
+    planned = await api.deploy({"a": 2}, dry_run="true", reason="x", headers=key)
+    assert await store.everything() == before
+    assert (planned["base_release"], planned["blocked"]) == (1, [])
+    assert planned["digest"].startswith("1-")
+    assert planned.changes == [("a", 1, 2), ("b", 2, NOTHING)]
+    done = await api.deploy({"a": 2}, digest=planned["digest"], headers=key)
+    assert done.changes == planned.changes
+
+
+@pytest.mark.parametrize("between", ["release", "hand", "hand_delete", "hand_same_key"])
+async def test_a_digest_is_refused_with_what_moved(api: Api, store: Store, between: str) -> None:
+    await api.deploy({"a": 1, "b": 2})
+    planned = await api.deploy({"a": 2, "b": 2}, dry_run="true")
+    if between == "release":
+        await api.change({"b": 3})
+    elif between == "hand":
+        await store.hand("c", 1)
+    elif between == "hand_delete":
+        await store.hand("b")
+    else:
+        await store.hand("a", 9)
+    expected = {
+        "release": ("b", 2, 3),
+        "hand": ("c", NOTHING, 1),
+        "hand_delete": ("b", 2, NOTHING),
+        "hand_same_key": ("a", 1, 9),
+    }[between]
+    before = await store.everything()
+    refused = await api.deploy({"a": 2, "b": 2}, digest=planned["digest"], overrides="discard")
+    assert (refused.status, refused.code) == (409, "plan_changed")
+    moved = [(one["key"], one.get("old", NOTHING), one.get("new", NOTHING)) for one in refused.json["changes"]]
+    assert moved == [expected]
+    assert await store.everything() == before
+
+
+async def test_a_digest_is_of_one_request(api: Api) -> None:
+    await api.deploy({"a": 1})
+    planned = await api.deploy({"a": 2}, dry_run="true")
+    assert (await api.deploy({"a": 3}, digest=planned["digest"])).code == "plan_changed"
+    assert (await api.emergency("a", 2, digest=planned["digest"])).code == "plan_changed"
+    assert (await api.deploy({"a": 2}, digest="nonsense")).code == "plan_changed"
+
+
+async def test_a_base_release_that_moved_is_refused_with_the_changes_since(api: Api) -> None:
+    await api.deploy({"a": 1}, base_release=0)
+    await api.deploy({"a": 2, "b": 1}, base_release="@1")
+    refused = await api.deploy({"a": 3}, base_release=1)
+    assert (refused.status, refused.code, refused.json["release"]) == (409, "base_moved", 2)
+    assert [one["key"] for one in refused.json["changes"]] == ["a", "b"]
+    assert (await api.deploy({"a": 3, "b": 1}, base_release=2)).status == 200
+
+
+async def test_everything_in_the_way_is_listed_and_the_first_of_it_answered(api: Api) -> None:
+    await api.deploy(dict.fromkeys(numbered(10), 1), version="v1")
+    await api.emergency("k00000", 2)
+    await api.ask("PUT", "/v1/freeze/{ns}/production", reason="x", ttl_s=60)
+    wrong = {"version": "v1", "base_release": 1, "digest": "x"}
+    planned = await api.deploy({}, dry_run="true", **wrong)
+    assert [one["code"] for one in planned["blocked"]] == [
+        *("base_moved", "plan_changed", "scope_frozen", "version_exists", "override_pending", "blast_radius")
+    ]
+    assert all(one["request_id"] and one["status"] in (409, 422) for one in planned["blocked"])
+    assert (await api.deploy({}, **wrong)).code == "base_moved"
+
+
+async def test_accidents_are_stopped_unless_they_are_forced(api: Api) -> None:
+    await api.deploy(dict.fromkeys(numbered(10), 1))
+    for body in ({}, {"k00000": 1}):
+        refused = await api.deploy(body)
+        assert (refused.status, refused.code) == (422, "blast_radius")
+        assert refused.json["problems"]
+    done = await api.deploy({}, force="the service is gone")
+    assert len(done.changes) == 10
+    shown = await api.ask("GET", "/v1/versions/{ns}/production/@2")
+    assert shown["source"] == {"force": "the service is gone"}
+
+
+async def test_the_guards_are_settings(any_etcd: LocalEtcd, namespace: str) -> None:
+    strict = {"max_deleted": 0.1, "max_scope_bytes": 3000, "max_releases_per_min": 4, "max_growth": 2.0}
+    async with service(any_etcd, namespace, **strict) as api:
+        assert (await api.deploy(dict.fromkeys(numbered(40), 1))).code == "blast_radius"
+        assert (await api.deploy({"a": "x" * 400, "b": 1, "c": 1, "d": 1, "e": 1})).status == 200
+        assert "4 of 5 keys" in (await api.deploy({"b": 1}, dry_run="true"))["blocked"][0]["detail"]
+        assert "budget is 3000" in (await api.deploy({"a": "x" * 4000}, dry_run="true"))["blocked"][0]["detail"]
+        for value in range(3):
+            assert (await api.change({"b": value + 2})).status == 200
+        refused = await api.change({"b": 9})
+        assert "4 releases" in refused.json["problems"][0]
+        assert (await api.emergency("b", 9)).status == 200
+        assert (await api.rollback("@1", overrides="discard")).status == 200
+
+
+# ---- If-Match --------------------------------------------------------------------------------------------------------
+
+
+async def test_if_match_holds_until_the_scope_changes_on_whichever_replica(
+    api: Api, other: Api, store: Store, any_etcd: LocalEtcd
+) -> None:
+    first = await api.deploy({"a": 1})
+    tag = (await other.read(min_revision=first["revision"])).headers["ETag"]
+    await api.deploy({"x": 1}, env="staging")
+    for sent in (tag, f"W/{tag}", "*", f" {tag} ", tag[:-1] + '-0123abcd"'):
+        planned = await api.deploy({"a": 2}, dry_run="true", headers={"If-Match": sent})
+        assert planned.changes == [("a", 1, 2)]
+    done = await other.deploy({"a": 2}, headers={"If-Match": tag})
+    assert done["release"] == 2
+    before = await store.everything()
+    for write in (
+        api.deploy({"a": 3}, headers={"If-Match": tag}),
+        api.change({"a": 3}, headers={"If-Match": tag}),
+        api.emergency("a", 3, headers={"If-Match": tag}),
+        api.delete("a", headers={"If-Match": tag}),
+        api.rollback("@1", headers={"If-Match": tag}),
+        api.deploy({"a": 3}, headers={"If-Match": f'"000000000000:{done["revision"]}"'}),
+        api.deploy({"a": 3}, headers={"If-Match": f'"{done["epoch"]}:{done["revision"] + 10**6}"'}),
+        api.deploy({"a": 3}, dry_run="true", headers={"If-Match": tag}),
+    ):
+        refused = await write
+        assert (refused.status, refused.code) == (412, "precondition_failed")
+    assert await store.everything() == before
+
+
+async def test_if_match_sees_a_change_by_hand(api: Api, store: Store) -> None:
+    first = await api.deploy({"a": 1})
+    tag = (await api.read(min_revision=first["revision"])).headers["ETag"]
+    await store.hand("b", 1)
+    assert (await api.deploy({"a": 2, "b": 1}, headers={"If-Match": tag})).status == 412
+
+
+@pytest.mark.parametrize("tag", ["", "x", "1", '"x"', '"0f9a3c52d1be:1", "0f9a3c52d1be:2"', '"0f9a3c52d1be"'])
+async def test_an_if_match_that_cannot_be_understood_lets_nothing_through(api: Api, tag: str) -> None:
+    refused = await api.deploy({"a": 2}, headers={"If-Match": tag})
+    assert (refused.status, refused.code) == (400, "invalid_header")
+
+
+# ---- Idempotency-Key -------------------------------------------------------------------------------------------------
+
+
+def named(name: str) -> dict[str, str]:
+    """A key that no other test uses: receipts are kept by who sent them, and everybody is the same here."""
+    return {"Idempotency-Key": f"{name}/{uuid.uuid4().hex}"}
+
+
+def told(answer: Answer) -> dict[str, Any]:
+    return {name: value for name, value in answer.json.items() if name != "request_id"}
+
+
+async def test_a_repeated_request_is_answered_as_the_first_time(api: Api, other: Api) -> None:
+    key = named("deploy-1")
+    first = await api.deploy({"a": 1, "n": None}, version="v1", headers=key)
+    await api.deploy({"a": 2, "n": None}, version="v2")
+    for one in (api, other):
+        again = await one.deploy({"a": 1, "n": None}, version="v1", headers=key)
+        assert told(again) == told(first)
+    assert await api.kinds() == ["deploy", "deploy"]
+    assert await api.values() == {"a": 2, "n": None}
+
+
+@pytest.mark.parametrize("kind", ["change", "emergency", "delete", "rollback", "promote"])
+async def test_each_kind_of_write_is_repeated(api: Api, other: Api, kind: str) -> None:
+    await api.deploy({"a": 1, "b": 1})
+    await api.deploy({"a": 2, "b": 1})
+    await api.deploy({"a": 5, "b": 5}, env="staging")
+
+    async def ask(one: Api, **more: Any) -> Answer:
+        match kind:
+            case "change":
+                return await one.change({"a": 7}, "b", **more)
+            case "emergency":
+                return await one.emergency("a", 7, ttl_s=3600, **more)
+            case "delete":
+                return await one.delete("a", **more)
+            case "rollback":
+                return await one.rollback("@1", **more)
+        return await one.promote("staging", **more)
+
+    key = named("x" * 210)
+    first = await ask(api, headers=key)
+    assert first["release"] == 3
+    assert told(await ask(other, headers=key)) == told(first)
+    # Another request, if only by a parameter.
+    mismatched = await ask(other, headers=key, base_release=2)
+    assert (mismatched.status, mismatched.code) == (422, "idempotency_mismatch")
+    assert len(await api.kinds()) == 3
+
+
+async def test_it_is_known_after_a_restart_and_for_what_changed_nothing(any_etcd: LocalEtcd, namespace: str) -> None:
+    one, nothing = named("one"), named("nothing")
+    async with service(any_etcd, namespace) as api:
+        first = await api.deploy({"a": 1}, headers=one)
+        unchanged = await api.deploy({"a": 1}, headers=nothing)
+        assert unchanged["unchanged"]
+        await api.deploy({"a": 2})
+    async with service(any_etcd, namespace) as api:
+        assert told(await api.deploy({"a": 1}, headers=one)) == told(first)
+        again = await api.deploy({"a": 1}, headers=nothing)
+        assert (again["unchanged"], again["release"], again.changes) == (True, 1, [])
+        assert await api.values() == {"a": 2}
+
+
+async def test_another_request_with_the_same_key_is_refused(api: Api) -> None:
+    key = named("k")
+    await api.deploy({"a": 1}, headers=key)
+    for refused in (
+        await api.deploy({"a": 2}, headers=key),
+        await api.deploy({"a": 1}, headers=key, reason="x"),
+        await api.deploy({"a": 1}, headers=key, env="staging"),
+        await api.change({"a": 1}, headers=key),
+    ):
+        assert (refused.status, refused.code) == (422, "idempotency_mismatch")
+    assert (await api.deploy({"a": 1}, headers=named("K")))["unchanged"]
+
+
+async def test_errors_are_not_kept(api: Api) -> None:
+    key = named("k")
+    await api.deploy({"a": 1})
+    await api.emergency("a", 2)
+    assert (await api.deploy({"a": 3}, headers=key)).code == "override_pending"
+    await api.rollback("@1", overrides="discard")
+    assert (await api.deploy({"a": 3}, headers=key))["release"] == 4
+
+
+@pytest.mark.parametrize("key", ["", " ", "a b", "x" * 256, "é"])
+async def test_a_key_that_is_none(api: Api, key: str) -> None:
+    refused = await api.deploy({"a": 2}, headers={"Idempotency-Key": key})
+    assert (refused.status, refused.code) == (400, "invalid_header")
+
+
+async def test_duplicates_at_the_same_time_make_one_release(api: Api, other: Api) -> None:
+    await api.deploy({"a": 1, "big": "x"})
+    key = named("same")
+    answers = await asyncio.gather(
+        *(one.change({"a": 2}, headers=key) for one in (api, other) for _ in range(6)),
+    )
+    assert {answer.status for answer in answers} == {200}
+    assert {json.dumps(told(answer), sort_keys=True) for answer in answers} == {
+        json.dumps(told(answers[0]), sort_keys=True)
+    }
+    assert await api.kinds() == ["deploy", "change"]
+
+
+async def test_writes_at_the_same_time_all_happen_one_after_the_other(api: Api, other: Api) -> None:
+    await api.deploy({f"k{n}": 0 for n in range(6)})
+    answers = await asyncio.gather(*((api, other)[n % 2].change({f"k{n}": 1}) for n in range(6)))
+    done = [answer for answer in answers if answer.status == 200]
+    assert {answer.code for answer in answers} <= {None, "write_conflict"}
+    assert sorted(answer["release"] for answer in done) == list(range(2, 2 + len(done)))
+    assert sum((await api.values(max(done, key=lambda one: one["release"]))).values()) == len(done)
+
+
+# ---- by hand in between ----------------------------------------------------------------------------------------------
+
+
+async def test_what_was_put_by_hand_is_pending_like_an_emergency(api: Api, store: Store) -> None:
+    await api.deploy({"a": 1, "b": 1})
+    await store.hand("a", 9)
+    await store.hand("b")
+    drift = await api.drift()
+    assert [(one["key"], one["op"]) for one in drift["hand"]] == [("a", "set"), ("b", "delete")]
+    refused = await api.deploy({"a": 2, "b": 1})
+    assert [one["key"] for one in refused.json["overrides"]] == ["a", "b"]
+    kept = await api.deploy({"a": 2, "b": 1, "c": 1}, overrides="keep")
+    assert await api.values(kept) == {"a": 9, "c": 1}
+    done = await api.deploy({"a": 2, "b": 1, "c": 1}, overrides="discard")
+    assert await api.values(done) == {"a": 2, "b": 1, "c": 1}
+
+
+# ---- large releases --------------------------------------------------------------------------------------------------
+
+
+async def test_a_large_release_is_never_seen_in_part(api: Api, other: Api) -> None:
+    """5,000 keys and some of 1 MB: more than one transaction. Readers check that all keys are of one release."""
+    names = list(numbered(5000))
+
+    def state(number: int) -> dict[str, Any]:
+        return dict.fromkeys(names, number) | {f"big{n}": f"{number}" + "x" * 1_000_000 for n in range(5)}
+
+    await api.deploy(state(1))
+    seen: set[int] = set()
+    finished = asyncio.Event()
+
+    async def reader(one: Api) -> None:
+        while not finished.is_set():
+            values = (await one.read())["values"]
+            found = {value if isinstance(value, int) else int(value[0]) for value in values.values()}
+            assert len(found) == 1, "a mixture"
+            assert len(values) == 5005
+            seen.update(found)
+
+    readers = [asyncio.create_task(reader(one)) for one in (api, other)]
+    done = await api.deploy(state(2), version="big")
+    assert (done["release"], len(done["changes"])) == (2, 5005)
+    await other.read(min_revision=f"{done['epoch']}:{done['revision']}")
+    await until(lambda: 2 in seen)
+    finished.set()
+    await asyncio.gather(*readers)
+    back = await api.rollback("@1")
+    assert len(back["changes"]) == 5005
+    assert (await api.drift())["hand"] == []
+
+
+async def test_a_write_goes_on_when_its_sender_is_gone(api: Api) -> None:
+    await api.deploy(dict.fromkeys(numbered(2000), 1))
+    body = json.dumps(dict.fromkeys(numbered(2000), 2)).encode()
+    async with connect(api.url) as connection:
+        head = f"POST /v1/deploy/{api.namespace}/production HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        connection.send(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        await connection.writer.drain()
+        # It has begun once the release is under way.
+        async with asyncio.timeout(30):
+            while True:
+                text = (await api.ask("GET", "/metrics")).body.decode()
+                if "configsvc_http_requests_in_progress 2.0" in text:
+                    break
+    async with asyncio.timeout(60):
+        while set((await api.values()).values()) != {2}:
+            await asyncio.sleep(0.05)
+    assert await api.kinds() == ["deploy", "deploy"]

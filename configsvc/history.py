@@ -26,7 +26,7 @@ from configsvc.core.model import (
     scope_prefix,
 )
 from configsvc.core.records import FINGERPRINT_KEYS, Fingerprint, fingerprint_of
-from configsvc.core.release import Written, decode_content, decode_manifest, manifest_name
+from configsvc.core.release import Written, decode_content, decode_manifest, entries_of, manifest_name
 from configsvc.core.replica import ListedScope, Lost, Record, Window, read_entry
 from configsvc.etcd.ops import (
     Compacted,
@@ -187,6 +187,9 @@ async def before_window(etcd: Etcd, window: Window, listed: ListedScope) -> Sequ
         return [*records, *map(record, schema.kvs)]
     except Compacted:
         log.info("apply window opened before the last compaction", release=window.release, revision=window.revision)
+    if window.applying.state == "opened":
+        # Nothing is applied yet, and its content may be of a plan that is found to be outdated.
+        return list(listed.records.values())
     content = await _content(etcd, window.scope, window.release, window.applying.id)
     return None if content is None else _undo(window, listed, content)
 
@@ -194,7 +197,7 @@ async def before_window(etcd: Etcd, window: Window, listed: ListedScope) -> Sequ
 def _undo(window: Window, listed: ListedScope, content: Iterable[Written]) -> list[Record]:
     """The listing with every key of the release put back. A record that is already the old one is kept as it is."""
     records = dict(listed.records)
-    for key, old, _ in content:
+    for key, old, _ in entries_of(content):
         present = records.get(key)
         if old is None:
             records.pop(key, None)

@@ -215,8 +215,12 @@ def _plan_state(command: Deploy | Promote | Rollback | Restore, view: View, abou
         draft.warnings.append(f"kept pending overrides: {_names(kept)}")
     if isinstance(command, Restore):
         for key, record in command.overrides.items():
-            draft.overrides[key] = draft.number
-            draft.records[key] = msgspec.structs.replace(record, release=draft.number)
+            # One that is pending here already stays the one that it is: the same restore twice changes nothing.
+            there, since = view.overrides.get(key), view.head.overrides.get(key) if view.head else None
+            is_same = there is not None and there == msgspec.structs.replace(record, release=there.release)
+            number = since if since is not None and is_same else draft.number
+            draft.overrides[key] = number
+            draft.records[key] = msgspec.structs.replace(record, release=number)
         if command.ended:
             draft.warnings.append(f"overrides whose time passed since the backup have ended: {_names(command.ended)}")
     return draft
@@ -315,6 +319,12 @@ def _plan_repair(view: View) -> _Draft:
     draft = _Draft(view)
     for key in sorted(draft.drift):
         draft.adopt(key)
+    # A release that was given up half way has left records that the head does not know.
+    for key, record in view.overrides.items() if view.deployed else ():
+        if key in draft.overrides:
+            draft.overrides[key] = record.release
+        else:
+            draft.end(key)
     return draft
 
 

@@ -18,7 +18,7 @@ from configsvc.core.model import Head, Scope, encode_head, entry_path, epoch_pat
 from configsvc.core.plan import Plan
 from configsvc.core.release import Manifest, Receipt, Written, encode_record, is_checkpoint_due, replay, size_of
 from configsvc.errors import OutcomeUnknown, Unavailable
-from configsvc.etcd.ops import Ambiguous, Delete, Etcd, EtcdError, KeyValue, Put, Range, Txn
+from configsvc.etcd.ops import Ambiguous, Delete, Etcd, EtcdError, KeyValue, NotFound, Put, Range, Txn, TxnResult
 from configsvc.writes import txns
 from configsvc.writes.reading import Past, Reading
 
@@ -49,6 +49,10 @@ class Ticket(NamedTuple):
 
 class Moved(Exception):
     """Something that the plan was made from is not as it was: nothing was applied, and nothing will be."""
+
+
+class LeaseLost(Moved):
+    """A lease that something was to be put on is gone: its writer stood still for too long, or the store is another."""
 
 
 class Job(NamedTuple):
@@ -109,7 +113,7 @@ class Applier:
             receipt = Receipt(request=ticket.request, release=view.release or None, unchanged=True)
             puts.append(Put(key=ticket.path, value=encode_record(receipt), lease=ticket.lease))
             compare += (txns.absent(ticket.path),)
-        if puts and not (await self.etcd.txn(Txn(compare=compare, success=tuple(puts)))).succeeded:
+        if puts and not (await self._sent(Txn(compare=compare, success=tuple(puts)))).succeeded:
             raise Moved
 
     def job(self, plan: Plan, view: View) -> Job:
@@ -154,12 +158,18 @@ class Applier:
         Raises as `apply` does.
         """
         try:
-            result = await self.etcd.txn(txn)
+            result = await self._sent(txn)
         except Ambiguous as error:
             return await self._settle(view, id, number, error)
         if not result.succeeded:
             raise Moved
         return result.header.revision
+
+    async def _sent(self, txn: Txn) -> TxnResult:
+        try:
+            return await self.etcd.txn(txn)
+        except NotFound as error:
+            raise LeaseLost from error
 
     async def _settle(self, view: View, id: str, number: int, error: EtcdError) -> int:
         """After an ambiguous end: ours is there, or it is kept from landing, or nobody knows."""

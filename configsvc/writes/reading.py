@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from configsvc.core.commands import Stored, View
 from configsvc.core.model import (
+    Head,
     Scope,
     Unreadable,
     content_prefix,
@@ -177,6 +178,13 @@ class Reading:
             await self._etcd.range(Range(key=manifests_prefix(scope) + manifest_name(number), revision=revision))
         )
         return _manifest(kv) if kv else None
+
+    async def is_made(self, scope: Scope, head: Head, manifest: Manifest) -> bool:
+        """Whether a release came to be: a window whose head was lost leaves a manifest that none after it stands on."""
+        if manifest.number >= head.release:
+            return manifest.id == head.id
+        after = await self.manifest(scope, manifest.number + 1)
+        return after is None or after.manifest.base == manifest.number
 
     async def labelled(self, scope: Scope, label: str) -> Label | None:
         """What a version label means; None where it was never used."""

@@ -142,11 +142,16 @@ class Windows:
             with contextlib.suppress(EtcdError):
                 stored = await self._applier.head(scope)
                 head = decoded(stored)
-                if head is None or head.applying is None or head.applying.id != id:
+                # Without a head that reads the window has no end yet.
+                if stored and head and (head.applying is None or head.applying.id != id):
                     found = await self._applier.reading.manifest(scope, number)
                     if found is None or found.manifest.id != id:
                         raise Moved
-                    return stored.mod_revision if stored and head and head.id == id else found.revision
+                    if head.id == id and head.applying is None:
+                        return stored.mod_revision
+                    if await self._applier.reading.is_made(scope, head, found.manifest):
+                        return found.revision
+                    break
             await self._applier.sleep(RETRY_S)
         raise _unknown(number, id)
 
@@ -171,7 +176,10 @@ class Windows:
         put = Put(key=head_path(scope), value=encode_head(head, stored.value))
         async with self._alive(scope, applying.id) as sign:
             compare = (txns.at(put.key, stored.mod_revision), txns.absent(alive))
-            taken = await self._etcd.txn(Txn(compare=compare, success=(put, sign)))
+            try:
+                taken = await self._etcd.txn(Txn(compare=compare, success=(put, sign)))
+            except NotFound:
+                raise Busy from None
             if not taken.succeeded:
                 raise Busy
             log.info("finishing a release whose writer is gone", scope=str(scope), release=manifest.number)
@@ -254,8 +262,9 @@ class Windows:
             if txns.closing(window.scope, record) and record.new is not None and record.key != window.path.decode():
                 path = record.key.encode()
                 found = await self._etcd.range(Range(key=path))
-                # A receipt stays on its lease.
-                others.append(Put(key=path, value=record.new, lease=found.kvs[0].lease if found.kvs else 0))
+                # A receipt stays on its lease, and one that has expired stays away.
+                if found.kvs or not record.key.startswith(RECEIPTS):
+                    others.append(Put(key=path, value=record.new, lease=found.kvs[0].lease if found.kvs else 0))
         head = next(record.new for record in reversed(content) if record.key == window.path.decode())
         assert head is not None
         return (await self._fenced(window, decode_head(head), *others)).fence

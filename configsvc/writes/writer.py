@@ -45,6 +45,7 @@ from configsvc.errors import (
 from configsvc.etcd.ops import (
     Ambiguous,
     Compacted,
+    Delete,
     EtcdError,
     FutureRevision,
     Invalid,
@@ -55,7 +56,7 @@ from configsvc.etcd.ops import (
     Txn,
 )
 from configsvc.writes import txns
-from configsvc.writes.applying import MAX_STEPS, Applier, Moved, Ticket, WriterEtcd
+from configsvc.writes.applying import MAX_STEPS, Applier, LeaseLost, Moved, Ticket, WriterEtcd
 from configsvc.writes.observed import Observer, Seen
 from configsvc.writes.reading import Reading
 from configsvc.writes.window import CHUNK_RECORDS, Broken, Busy, Windows, decoded
@@ -193,7 +194,9 @@ class Writer:
                 seen.outcome = "unchanged" if found.unchanged else "released"
                 try:
                     return await self._apply(found, view, key)
-                except Moved:
+                except Moved as error:
+                    if isinstance(error, LeaseLost):
+                        self._lease = None
                     if tries == TRIES:
                         raise Conflict(
                             f"other writes came first, {TRIES} times in a row; nothing was changed, try again",
@@ -353,6 +356,14 @@ class Writer:
         changes: list[dict[str, Any]] = []
         version, warnings = None, []
         found = await self.reading.manifest(view.scope, receipt.release) if receipt.release else None
+        if found and not receipt.unchanged:
+            head = view.head or Head()
+            if found.manifest.id != receipt.id or not await self.reading.is_made(view.scope, head, found.manifest):
+                raise Conflict(
+                    f"release {receipt.release} of {view.scope} was begun for this request and given up: its head was "
+                    "lost, or repaired. Look at the scope, and send the request with a new Idempotency-Key",
+                    code="write_conflict",
+                )
         if found:
             version, warnings = found.manifest.version, found.manifest.warnings
             if not receipt.unchanged:
@@ -419,13 +430,17 @@ class Writer:
         return await self.write(scope, prepare, about)
 
     async def _abandon(self, scope: Scope) -> None:
+        """Close a window without its release, whose number is free again. What was applied of it stays."""
         stored = await self._applier.head(scope)
-        view = await self.reading.view(scope)
-        if stored is None or view.head is None or view.head.applying is None:
+        head = decoded(stored)
+        if stored is None or head is None or head.applying is None:
             return
-        head = msgspec.structs.replace(view.head, applying=None)
-        put = Put(key=head_path(scope), value=encode_head(head, stored.value))
-        await self._applier.persist(Txn(compare=(txns.at(put.key, stored.mod_revision),), success=(put,)))
+        put = Put(key=head_path(scope), value=encode_head(msgspec.structs.replace(head, applying=None), stored.value))
+        gone: tuple[Delete, ...] = ()
+        found = await self.reading.manifest(scope, head.next_release)
+        if found is not None and found.manifest.id == head.applying.id:
+            gone = (Delete(key=txns.manifest_path(scope, head.next_release)),)
+        await self._applier.persist(Txn(compare=(txns.at(put.key, stored.mod_revision),), success=(put, *gone)))
 
 
 async def off_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -34,8 +34,10 @@ class TokenFile:
         except TimeoutError:
             why = f"token file {self._path}: nothing could be read within {READ_TIMEOUT_S:g} s"
             raise LinkError("token", why) from None
-        except (OSError, ValueError) as error:
-            raise LinkError("token", f"token file: {error}") from error
+        except OSError as error:
+            raise LinkError("token", f"token file {self._path}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise LinkError("token", f"token file {self._path!r}: {error}") from error
         if not token or len(token) > _MAX_TOKEN or not all(0x21 <= byte <= 0x7E for byte in token):
             raise LinkError("token", f"token file {self._path} does not hold one token")
         return {"Authorization": f"Bearer {token.decode('ascii')}"}

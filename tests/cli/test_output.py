@@ -2,11 +2,13 @@
 
 import os
 import subprocess
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
-from tests.cli.commands import CONFIGSVC, DEADLINE_S, environ
+from tests.cli.commands import CONFIGSVC, DEADLINE_S, environ, run
 
 SETTINGS = (*CONFIGSVC, "settings", "--json")
 SCOPE = {"SERVICE_NAME": "demo", "CONFIG_ENVIRONMENT": "development"}
@@ -49,3 +51,49 @@ def test_a_key_that_is_no_utf_8_is_exit_2(command, tmp_path):
     assert code == 2
     assert err.startswith("configsvc: 'a\\udcff' is no")
     assert err.count("\n") == 1
+
+
+# ---- answers of something else ---------------------------------------------------------------------------------------
+
+DEEP = b"[" * 5000 + b"]" * 5000
+ODD = {
+    "a page": (b"<html>hi</html>", "text/html"),
+    "nothing": (b"", ""),
+    "an object": (b"{}", "application/json"),
+    "a list": (b"[1]", "application/json"),
+    "null": (b"null", "application/json"),
+    "no text": (b'{"value":"\xff"}', "application/json"),
+    "nested": (b'{"value":' + DEEP + b"}", "application/json"),
+}
+
+
+@pytest.fixture
+def answering(request):
+    body, kind = ODD[request.param]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("answering", ODD, indirect=True)
+def test_a_200_that_is_not_ours_is_exit_69_and_a_line(answering, tmp_path):
+    for arguments in (["k"], []):
+        done = run(*CONFIGSVC, "get", *arguments, "--url", answering, cwd=tmp_path, **SCOPE)
+        assert (done.returncode, done.stdout) == (69, "")
+        assert done.stderr.startswith(f"configsvc: {answering}: ")
+        assert done.stderr.count("\n") == 1

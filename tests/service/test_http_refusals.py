@@ -178,7 +178,6 @@ async def test_an_absolute_target_is_the_same_resource(url: str) -> None:
         ("min_revision=+1", "min_revision"),
         ("min_revision=1.5", "min_revision"),
         ("min_revision=0x10", "min_revision"),
-        ("min_revision=" + "9" * 20, "min_revision"),
         ("min_revision=%D9%A1", "min_revision"),
         ("min_revision=xyz:5", "min_revision"),
         ("min_revision=00000000000g:5", "min_revision"),

@@ -219,21 +219,19 @@ class Restoring:
         return await self._writer.write(saved.scope, prepare, about, label=command.version, dry_run=dry_run)
 
     async def _restore_history(self, saved: Saved) -> None:
-        """Put the records of releases back where the scope has none; contents before what names them."""
+        """Put the records of releases back where the scope has none; contents before what names them.
+
+        A restore that broke off left some of them, and no other release.
+        """
         if not saved.history:
             return
-        there = await self._etcd.range(
-            Range(
-                key=manifests_prefix(saved.scope),
-                range_end=prefix_end(manifests_prefix(saved.scope)),
-                limit=1,
-                keys_only=True,
-            )
-        )
-        if there.kvs:
+        manifests = await self._etcd.list(manifests_prefix(saved.scope))
+        if any(saved.history.get(kv.key) != kv.value for kv in manifests.kvs):
             return
+        there = {kv.key for kv in (await self._etcd.list(releases_prefix(saved.scope))).kvs}
+        missing = [item for item in saved.history.items() if item[0] not in there]
         last = (manifests_prefix(saved.scope), labels_prefix(saved.scope))
-        for batch in _batches(sorted(saved.history.items(), key=lambda item: item[0].startswith(last))):
+        for batch in _batches(sorted(missing, key=lambda item: item[0].startswith(last))):
             compare = tuple(txns.absent(key) for key, _ in batch)
             puts = tuple(Put(key=key, value=value) for key, value in batch)
             await self._etcd.txn(Txn(compare=compare, success=puts))

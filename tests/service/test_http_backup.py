@@ -1,0 +1,261 @@
+"""Backup and restore over HTTP: values and history come back as they were, numbers and epochs go on."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configsvc.core import backup as file_format
+from configsvc.core.model import Scope, head_path, schema_path
+from configsvc.etcd.local import LocalEtcd
+from configsvc.writes.schedule import kept_here
+from tests.support.etcd import delete, newest, options, put, wipe
+from tests.support.writing import Api, Store, numbered, service, until
+
+GZIP = "application/gzip"
+
+
+async def save(api: Api, **query: Any) -> bytes:
+    answer = await api.ask("POST", "/v1/backup", **query)
+    assert answer.status == 200, answer
+    assert answer.headers["Content-Type"] == GZIP
+    assert answer.headers["Content-Disposition"].endswith('.configsvc.gz"')
+    return answer.body
+
+
+async def restore(api: Api, file: bytes, **query: Any) -> Any:
+    return await api.ask("POST", "/v1/restore", file, media=GZIP, **query)
+
+
+async def history(api: Api, env: str = "production") -> list[dict[str, Any]]:
+    return list((await api.ask("GET", f"/v1/versions/{{ns}}/{env}", limit=500))["releases"])
+
+
+@pytest.fixture
+async def full(api: Api) -> Api:
+    """A namespace with history, an override, labels, and two environments."""
+    await api.deploy({"a": 1, "b": [1.0, None]}, version="v1", reason="first")
+    await api.deploy({"a": 2, "b": [1.0, None]}, version="v2")
+    await api.emergency("a", 9, reason="night")
+    await api.deploy({"s": 1}, env="staging", version="s1")
+    return api
+
+
+async def test_a_namespace_comes_back_into_the_same_etcd(full: Api, other: Api, store: Store) -> None:
+    entries, before = await store.entries(), await history(full)
+    epoch = (await full.read())["epoch"]
+    file = await save(full, namespace=full.namespace)
+    contents = file_format.read(file, 10**8)
+    assert contents.head.namespace == full.namespace
+    await full.deploy({"a": 5, "c": 1}, overrides="discard", version="v3")
+    await full.deploy({"t": 1}, env="later")
+    planned = await restore(full, file, dry_run="true")
+    assert [(one["environment"], one["changed"], one["blocked"]) for one in planned["scopes"]] == [
+        ("production", 3, []),
+        ("staging", 0, []),
+    ]
+    assert await full.values() == {"a": 5, "c": 1}
+    done = await restore(full, file, reason="lost")
+    assert [(one["environment"], one["release"]) for one in done["scopes"]] == [("production", 5), ("staging", None)]
+    assert await store.entries() == entries
+    after = await history(full)
+    assert [one["kind"] for one in after[:2]] == ["restore", "deploy"]
+    assert after[2:] == before
+    # Replicas follow by themselves, into a new epoch; what the backup does not have stays.
+    async with asyncio.timeout(20):
+        while (read := await other.read())["epoch"] == epoch or read["values"] != {"a": 9, "b": [1.0, None]}:
+            await asyncio.sleep(0.05)
+    assert await other.values(env="later") == {"t": 1}
+    (pending,) = (await full.drift())["overrides"]
+    assert (pending["key"], pending["value"], pending["returns"], pending["reason"]) == ("a", 9, 2, "night")
+    assert (await full.deploy({"a": 2, "b": [1.0, None]})).code == "override_pending"
+
+
+async def test_and_into_an_empty_one(full: Api, store: Store) -> None:
+    entries, before = await store.entries(), await history(full)
+    file = await save(full, namespace=full.namespace)
+    for prefix in ("/config", "/configsvc/releases", "/configsvc/overrides"):
+        await wipe(store.gateway, f"{prefix}/{full.namespace}/".encode())
+    async with asyncio.timeout(20):
+        while (await full.read()).status != 404:
+            await asyncio.sleep(0.05)
+    done = await restore(full, file)
+    assert [(one["environment"], one["release"]) for one in done["scopes"]] == [("production", 4), ("staging", 2)]
+    assert await store.entries() == entries
+    assert (await history(full))[1:] == before
+    async with asyncio.timeout(20):
+        while (await full.read()).status != 200:
+            await asyncio.sleep(0.05)
+    assert await full.values() == {"a": 9, "b": [1.0, None]}
+    assert (await full.read(release="@1"))["values"] == {"a": 1, "b": [1.0, None]}
+    back = await full.rollback("v1", overrides="discard")
+    assert (back["release"], back.changes) == (5, [("a", 9, 1)])
+    key = await full.ask("GET", "/v1/history/{ns}/production/a")
+    assert [(one["release"], one["kind"]) for one in key["releases"]][:3] == [
+        (5, "rollback"),
+        (4, "restore"),
+        (3, "emergency"),
+    ]
+
+
+async def test_everything_into_another_cluster(namespace: str) -> None:
+    """With readers that were there before; a second restore changes nothing."""
+    with LocalEtcd(options=options(newest())) as one, LocalEtcd(options=options(newest())) as two:
+        async with service(one, namespace) as source:
+            for name in ("alpha", "beta"):
+                api = Api(source.session, source.url, name)
+                await api.deploy({"name": name, "n": 1}, version="v1")
+                await api.change({"n": 2})
+            file = await save(source)
+        async with service(two, "alpha") as target:
+            await target.deploy({"name": "old"})
+            done = await restore(target, file, namespace="beta")
+            assert [(scope["namespace"], scope["release"]) for scope in done["scopes"]] == [("beta", 3)]
+            done = await restore(target, file)
+            assert [(scope["namespace"], scope["release"]) for scope in done["scopes"]] == [
+                ("alpha", 2),
+                ("beta", None),
+            ]
+            async with asyncio.timeout(20):
+                while (await target.values()) != {"name": "alpha", "n": 2}:
+                    await asyncio.sleep(0.05)
+            assert [one["kind"] for one in await history(target)] == ["restore", "deploy"]
+            again = await restore(target, file)
+            assert [scope["release"] for scope in again["scopes"]] == [None, None]
+            assert (await restore(target, file, namespace="gamma")).code == "invalid_body"
+
+
+async def test_overrides_whose_time_passed_have_ended(full: Api, store: Store) -> None:
+    await full.emergency("b", "now", ttl_s=2)
+    file = await save(full, namespace=full.namespace)
+    async with asyncio.timeout(30):
+        while (await full.values())["b"] == "now":
+            await asyncio.sleep(0.05)
+    done = await restore(full, file)
+    warnings = done["scopes"][0]["warnings"]
+    assert warnings == ["overrides whose time passed since the backup have ended: b"]
+    assert (await full.values())["b"] == [1.0, None]
+    assert [one["key"] for one in (await full.drift())["overrides"]] == ["a"]
+
+
+async def test_the_schema_comes_back_too(full: Api, store: Store) -> None:
+    rules = json.dumps({"format": 1, "schema": {"limit": {"type": "integer", "default": 5}}}).encode()
+    await put(store.gateway, schema_path(full.namespace), rules)
+    file = await save(full, namespace=full.namespace)
+    await delete(store.gateway, schema_path(full.namespace))
+    await restore(full, file)
+    async with asyncio.timeout(20):
+        while (await full.values()).get("limit") != 5:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_backup_from_within_an_open_window(full: Api, store: Store) -> None:
+    """Saved while a large release is half applied: what comes back is the state before it."""
+    await full.deploy(dict.fromkeys(numbered(1500), 1), overrides="discard", force="x", version="before")
+    before = await store.entries()
+    files: list[bytes] = []
+    finished = asyncio.Event()
+
+    async def saving() -> None:
+        while not finished.is_set():
+            file = await save(full, namespace=full.namespace)
+            head = file_format.read(file, 10**8).items[head_path(Scope(full.namespace, "production"))]
+            if b'"applying"' in head:
+                files.append(file)
+
+    task = asyncio.create_task(saving())
+    number = 1
+    async with asyncio.timeout(120):
+        while not files:
+            number += 1
+            await full.deploy(dict.fromkeys(numbered(1500), number))
+            if not files:
+                before = await store.entries()
+    finished.set()
+    await task
+    await restore(full, files[0], force="x")
+    assert await store.entries() == before
+
+
+async def test_what_was_garbled_by_hand_is_saved_as_it_is(full: Api, store: Store) -> None:
+    await put(store.gateway, store.path("bad"), b"\xff no entry")
+    await put(store.gateway, store.path("a/b"), b"no key")
+    entries = await store.entries()
+    file = await save(full, namespace=full.namespace)
+    await full.deploy({"x": 1}, overrides="discard", force="x")
+    assert (await restore(full, file)).status == 200
+    found = await store.entries()
+    assert found["bad"] == b"\xff no entry"
+    assert {key: value for key, value in found.items() if key != "a/b"} == {
+        key: value for key, value in entries.items() if key != "a/b"
+    }
+
+
+async def test_a_garbled_head_does_not_keep_the_rest_from_coming_back(full: Api, store: Store) -> None:
+    await put(store.gateway, head_path(Scope(full.namespace, "production")), b"garbage")
+    entries = await store.entries()
+    file = await save(full, namespace=full.namespace)
+    await wipe(store.gateway, f"/config/{full.namespace}/".encode())
+    done = await restore(full, file, force="x")
+    assert done.status == 200
+    assert await store.entries() == entries
+
+
+async def test_a_restore_that_would_look_like_an_accident_says_so(full: Api) -> None:
+    file = await save(full, namespace=full.namespace)
+    await full.deploy(dict.fromkeys(numbered(50), 1), overrides="discard", force="x")
+    planned = await restore(full, file, dry_run="true")
+    assert planned["scopes"][0]["blocked"]
+    refused = await restore(full, file)
+    assert (refused.status, refused.code) == (422, "blast_radius")
+    assert (await restore(full, file, force="meant")).status == 200
+
+
+async def test_a_damaged_file_changes_nothing(full: Api, store: Store) -> None:
+    file = await save(full, namespace=full.namespace)
+    before = await store.everything()
+    for damaged in (file[:-1], file[: len(file) // 2], file + b"x", b"x" + file, file[:100] + b"!" + file[101:]):
+        assert (await restore(full, damaged)).code == "invalid_body"
+    assert await store.everything() == before
+
+
+async def test_a_restore_that_broke_off_goes_on(full: Api, store: Store) -> None:
+    """Part of the history is there already, as a restore that was killed leaves it."""
+    entries, before = await store.entries(), await history(full)
+    file = await save(full, namespace=full.namespace)
+    items = file_format.read(file, 10**8).items
+    for prefix in ("/config", "/configsvc/releases", "/configsvc/overrides"):
+        await wipe(store.gateway, f"{prefix}/{full.namespace}/".encode())
+    manifests = sorted(key for key in items if b"/production/n/" in key)
+    await put(store.gateway, manifests[0], items[manifests[0]])
+    assert (await restore(full, file)).status == 200
+    assert await store.entries() == entries
+    assert (await history(full))[1:] == before
+
+
+# ---- at intervals ----------------------------------------------------------------------------------------------------
+
+
+async def test_backups_at_intervals_and_the_newest_few_are_kept(
+    any_etcd: LocalEtcd, namespace: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "backups"
+    async with service(any_etcd, namespace, backup_dir=folder, backup_every_s=0.3, backup_keep=2) as api:
+        await api.deploy({"a": 1})
+        (tmp_path / "backups").mkdir(exist_ok=True)
+        (folder / "mine.txt").write_text("not a backup")
+        await until(lambda: folder.is_dir() and len(kept_here(folder, None)) == 2, 60)
+        first = set(kept_here(folder, None))
+        await until(lambda: not first & set(kept_here(folder, None)), 60)
+        text = (await api.ask("GET", "/metrics")).body.decode()
+        assert "configsvc_backup_failures_total 0.0" in text
+        assert "configsvc_janitor_working 1.0" in text
+        assert float(text.split("\nconfigsvc_backup_timestamp_seconds ")[1].split()[0]) > 1.7e9
+        file = kept_here(folder, None)[-1]
+        assert file.stat().st_mode & 0o077 == 0
+        done = await restore(api, file.read_bytes(), namespace=namespace)
+        assert done["scopes"][0]["unchanged"]
+    assert (folder / "mine.txt").exists()
+    assert [path for path in folder.iterdir() if path.suffix == ".part"] == []

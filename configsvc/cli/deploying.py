@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from configsvc.cli import exits
@@ -47,7 +46,7 @@ def plan(
     Exit codes: 0, 1 with --exit-code if anything changes, 65 invalid values or guards, 76 a conflict.
     """
     named = {"version": version, "overrides": policy(overrides), "git_commit": git_commit, "approved_by": approved_by}
-    _deploy(where, msgspec.structs.replace(say, dry_run=True), file, named, difference=exit_code)
+    _deploy(where, say._replace(dry_run=True), file, named, difference=exit_code)
 
 
 @writes

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import msgspec
 import typer
 
 Url = Annotated[
@@ -88,7 +87,7 @@ class Where(NamedTuple):
     as_json: bool = False
 
 
-class Say(msgspec.Struct, frozen=True, kw_only=True):
+class Say(NamedTuple):
     """What is said about a write; what a command does not offer has its default."""
 
     reason: str | None = None

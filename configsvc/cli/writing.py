@@ -3,7 +3,9 @@
 What was shown is what is written: the digest of the plan that somebody agreed to goes with the write.
 """
 
+import asyncio
 import shlex
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -43,9 +45,13 @@ async def write(where: Where, say: Say, attempt: Attempt, what: str, *, differen
                 if found.blocked:
                     raise typer.Exit(_verdict(found))
                 ask(f"Write this to {scope}?")
-                say = msgspec.structs.replace(say, digest=found.digest)
+                say = say._replace(digest=found.digest)
         with waiting(f"{what} to {scope}"):
-            done = await attempt(remote, _options(say))
+            try:
+                done = await attempt(remote, _options(say))
+            except asyncio.CancelledError:
+                exits.warn("interrupted: it is not known whether it was written; configsvc history tells")
+                raise
         tell(remote, scope, done, as_json=where.as_json)
 
 
@@ -126,7 +132,13 @@ def must_ask(environment: str, say: Say) -> bool:
 def ask(question: str) -> None:
     """Ask for a yes; exits 1 without one."""
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)  # noqa: T201
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    # The loop's own handler would wait for the answer before it ends anything.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        answer = sys.stdin.readline()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if answer.strip().lower() not in ("y", "yes"):
         _declined()
 
 

@@ -44,7 +44,10 @@ def test_version(arguments, tmp_path):
     [
         ["--help"],
         ["--version"],
-        *([name, "--help"] for name in ("serve", "dev", "check", "settings", "get", "watch")),
+        *(
+            [name, "--help"]
+            for name in ("serve", "dev", "check", "settings", "get", "watch", "set", "deploy", "backup")
+        ),
     ],
 )
 def test_help_imports_nothing_that_a_command_works_with(arguments, tmp_path):

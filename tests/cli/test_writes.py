@@ -3,9 +3,11 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import threading
 import uuid
+from contextlib import contextmanager
 
 import pytest
 
@@ -256,26 +258,46 @@ def test_production_wants_a_yes(shell):
     assert (code, "[y/N]" in seen) == (1, False)
 
 
-def test_what_was_agreed_to_is_what_is_written(shell, any_etcd):
-    """Somebody else writes while the question is open."""
-    shell.write("v.yaml", "a: 1\nb: 1\nc: 1\n")
-    shell("deploy", "v.yaml", "--yes", CONFIG_ENVIRONMENT="prod")
-    shell.write("w.yaml", "a: 2\nb: 1\nc: 1\n")
+@contextmanager
+def asking(shell, *words, **settings):
+    """A command that has asked its question, and the terminal's other end."""
     parent, child = pty.openpty()
-    command = (*CONFIGSVC, "deploy", "w.yaml")
-    env = environ(**(shell.settings | {"CONFIG_ENVIRONMENT": "prod"}))
-    with subprocess.Popen(command, cwd=shell.folder, env=env, stdin=child, stdout=-1, stderr=-1) as asking:
-        seen = b""
-        while b"[y/N]" not in seen:
-            seen += asking.stderr.read1(4096)
-        shell("set", "b", "7", "--yes", CONFIG_ENVIRONMENT="prod")
-        os.write(parent, b"y\n")
-        _, rest = asking.communicate(timeout=DEADLINE_S)
-    os.close(parent)
-    os.close(child)
-    assert asking.returncode == 76
+    env = environ(**(shell.settings | settings))
+    command = (*CONFIGSVC, *words)
+    try:
+        with subprocess.Popen(command, cwd=shell.folder, env=env, stdin=child, stdout=-1, stderr=-1) as process:
+            seen = b""
+            while b"[y/N]" not in seen:
+                piece = process.stderr.read1(4096)
+                assert piece, seen
+                seen += piece
+            yield process, parent
+    finally:
+        os.close(parent)
+        os.close(child)
+
+
+def test_what_was_agreed_to_is_what_is_written(shell):
+    """Somebody else writes while the question is open."""
+    prod = {"CONFIG_ENVIRONMENT": "prod"}
+    shell.write("v.yaml", "a: 1\nb: 1\nc: 1\n")
+    shell("deploy", "v.yaml", "--yes", **prod)
+    shell.write("w.yaml", "a: 2\nb: 1\nc: 1\n")
+    with asking(shell, "deploy", "w.yaml", **prod) as (process, terminal):
+        shell("set", "b", "7", "--yes", **prod)
+        os.write(terminal, b"y\n")
+        _, rest = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 76
     assert b"changed since: b" in rest
-    assert shell("get", "a", CONFIG_ENVIRONMENT="prod") == "1\n"
+    assert shell("get", "a", **prod) == "1\n"
+
+
+def test_an_interrupt_at_the_question_ends_it(shell):
+    with asking(shell, "set", "a", "1", "--confirm") as (process, _):
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, rest.strip()) == (130, b"")
+    shell("history", expect=1)
 
 
 def test_promotion(shell):

@@ -131,10 +131,10 @@ def must_ask(environment: str, say: Say) -> bool:
 
 def ask(question: str) -> None:
     """Ask for a yes; exits 1 without one."""
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)  # noqa: T201
     # The loop's own handler would wait for the answer before it ends anything.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)  # noqa: T201
         answer = sys.stdin.readline()
     finally:
         signal.signal(signal.SIGINT, before)

@@ -267,11 +267,14 @@ def asking(shell, *words, **settings):
     try:
         with subprocess.Popen(command, cwd=shell.folder, env=env, stdin=child, stdout=-1, stderr=-1) as process:
             seen = b""
-            while b"[y/N]" not in seen:
-                piece = process.stderr.read1(4096)
-                assert piece, seen
-                seen += piece
-            yield process, parent
+            try:
+                while b"[y/N]" not in seen:
+                    piece = process.stderr.read1(4096)
+                    assert piece, seen
+                    seen += piece
+                yield process, parent
+            finally:
+                process.kill()
     finally:
         os.close(parent)
         os.close(child)

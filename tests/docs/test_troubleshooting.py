@@ -31,3 +31,9 @@ def test_codes_exist() -> None:
     known = {code for kind in errors.ALL for code in kind.codes}
     assert named
     assert named - known == set()
+
+
+def test_every_refusal_of_a_write_is_explained() -> None:
+    text = PAGE.read_text("utf-8")
+    kinds = (errors.Conflict, errors.PreconditionFailed, errors.Unprocessable, errors.OutcomeUnknown)
+    assert [code for kind in kinds for code in kind.codes if f"{kind.status} `{code}`" not in text] == []

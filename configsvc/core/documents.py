@@ -24,6 +24,7 @@ MAX_PROBLEMS = 50
 """How many are told; the rest is counted."""
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_OLD_BREAK = re.compile("[\x85\u2028\u2029]")
 _PREFIX = "tag:yaml.org,2002:"
 
 
@@ -262,6 +263,11 @@ def _json(body: bytes) -> Any:
 
 def _yaml(body: bytes) -> Any:
     text = _decoded(body)
+    if match := _OLD_BREAK.search(text):
+        # YAML 1.2 has it as a character, the parser as the end of a line: it would be lost without a word.
+        before = text[: match.start()]
+        detail = f"holds a bare U+{ord(match[0]):04X}; write it as an escape, in double quotes"
+        raise malformed(Problem("", detail, before.count("\n") + 1, match.start() - before.rfind("\n")))
     yaml = YAML(typ="safe", pure=True)
     try:
         root = yaml.compose(text)
@@ -297,9 +303,9 @@ class _Nodes:
         self._scalars: dict[str, Callable[[ScalarNode], Any]] = {
             "null": lambda node: None,
             "bool": lambda node: node.value.lower() == "true",
-            "int": constructor.construct_yaml_int,
-            "float": constructor.construct_yaml_float,
-            "str": lambda node: node.value,
+            "int": lambda node: _number(node, constructor.construct_yaml_int),
+            "float": lambda node: _number(node, constructor.construct_yaml_float),
+            "str": lambda node: _paired(node.value),
             # A date is text here: JSON has no such type, and nobody should be surprised by a format.
             "timestamp": lambda node: node.value,
             "value": lambda node: node.value,
@@ -347,7 +353,7 @@ class _Nodes:
 
     def _name(self, node: Node) -> str:
         if isinstance(node, ScalarNode) and node.tag in (_PREFIX + "str", _PREFIX + "value"):
-            return str(node.value)
+            return _paired(str(node.value))
         if isinstance(node, ScalarNode):
             self.problems.append(self._at(node, node.value, "is no text; put the name in quotes"))
             return str(node.value)
@@ -378,3 +384,14 @@ class _Nodes:
 
     def _at(self, node: Node, key: str, detail: str) -> Problem:
         return Problem(key, detail, node.start_mark.line + 1, node.start_mark.column + 1)
+
+
+def _number(node: ScalarNode, read: Callable[[ScalarNode], Any]) -> Any:
+    """A number as YAML 1.2 has them; the parser takes older spellings for numbers too."""
+    text = str(node.value)
+    return text if "_" in text or text.lstrip("+-").lower().startswith("0b") else read(node)
+
+
+def _paired(text: str) -> str:
+    """With two escapes that JSON writes for one character as that character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass") if is_broken(text) else text

@@ -193,3 +193,147 @@ def test_near_names_come_from_the_given_ones_and_stay_cheap() -> None:
     assert syntax.near("database.poll.1", names)
     assert syntax.near("x" * 1024, names) == []
     assert len(syntax.near("database.pool", names)) <= 3
+
+
+# ---- readers of writes -----------------------------------------------------------------------------------------------
+
+
+def refusal(read: Callable[[str], Any], value: str) -> str | None:
+    """What a reader says is wrong; None where it takes the value."""
+    try:
+        read(value)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("read", "good", "bad"),
+    [
+        (
+            syntax.text(5),
+            ["a", "a b c", " éa ", "日本"],
+            ["", "  ", "abcdef", "a\nb", "a\x00", "\u2028", "a\tb", "\u200b"],
+        ),
+        (
+            syntax.label,
+            ["v1", "1", "a.b_c+d-e", "0" * 128],
+            ["", ".a", "-a", "a b", "é", "0" * 129, "@1", "v1\n"],
+        ),
+        (syntax.environment, ["production", "a.b-c_d", "0"], ["", "_x", ".", "..", "a b", "é", "a" * 129, "a/b"]),
+        (
+            syntax.number,
+            ["0", "17", "@17", "9" * 18],
+            ["", "@", "-1", "+1", "1.0", "9" * 19, "@@1", "\u0661", "1_0"],
+        ),
+        (syntax.count(500), ["1", "50", "500", "9" * 19], ["", "0", "-1", "x", "1.5", "@1", "\u0661"]),
+        (syntax.duration(1, 60), ["1", "60", "1.5", "6e1"], ["", "0", "0.99", "61", "-1", "nan", "inf", "1s", "1e999"]),
+        (syntax.version, ["v1", "@17", "17", "0" * 30], ["", "@", "@x", "@-1", "a b", ".x", "é", "@" + "9" * 19]),
+        (syntax.choice("a", "b"), ["a", "b"], ["", "A", "c", "a,b", " a"]),
+    ],
+    ids=["text", "label", "environment", "number", "count", "duration", "version", "choice"],
+)
+def test_readers(read: Callable[[str], Any], good: list[str], bad: list[str]) -> None:
+    assert [value for value in good if refusal(read, value)] == []
+    for value in bad:
+        told = refusal(read, value)
+        assert told, value
+        assert told.isprintable()
+        assert len(told) < 250
+
+
+@given(st.text(max_size=60))
+def test_readers_of_any_text(value: str) -> None:
+    for read in (syntax.label, syntax.environment, syntax.number, syntax.version, syntax.text(20), syntax.count(5)):
+        told = refusal(read, value)
+        assert told is None or told.isascii()
+
+
+def test_versions_and_counts() -> None:
+    assert syntax.version("@17") == (None, 17)
+    assert syntax.version("17") == ("17", 17)
+    assert syntax.version("0017") == ("0017", 17)
+    assert syntax.version("v17") == ("v17", None)
+    assert syntax.version("1" * 19) == ("1" * 19, None)
+    assert syntax.path_version("v1%2E0") == ("v1.0", None)
+    with pytest.raises(InvalidRequest) as refused:
+        syntax.path_version("%40x")
+    assert refused.value.code == "invalid_path"
+    assert syntax.count(5)("7") == 5
+    assert syntax.number("@17") == 17
+    assert syntax.text(10)("  a b ") == "a b"
+
+
+@pytest.mark.parametrize(
+    ("header", "revision"),
+    [
+        ('"0f9a3c52d1be:1042"', 1042),
+        ('W/"0f9a3c52d1be:1042"', 1042),
+        (' \t"0f9a3c52d1be:1042" ', 1042),
+        ('"0f9a3c52d1be:1042-0123abcd"', 1042),
+        ('"0f9a3c52d1be:0"', 0),
+        ("*", None),
+        (" * ", None),
+    ],
+)
+def test_if_match(header: str, revision: int | None) -> None:
+    found = syntax.if_match(header)
+    assert (found.revision if found else None) == revision
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "x",
+        '"x"',
+        "0f9a3c52d1be:1042",
+        '"0f9a3c52d1be:1042',
+        '"0F9A3C52D1BE:1042"',
+        '"0f9a3c52d1b:1042"',
+        '"0f9a3c52d1be:"',
+        '"0f9a3c52d1be:-1"',
+        '"0f9a3c52d1be:1042-0123abc"',
+        '"0f9a3c52d1be:1", "0f9a3c52d1be:2"',
+        'w/"0f9a3c52d1be:1042"',
+        '"0f9a3c52d1be:' + "9" * 20 + '"',
+        '*, "0f9a3c52d1be:1"',
+    ],
+)
+def test_an_if_match_that_is_none(header: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        syntax.if_match(header)
+    assert refused.value.code == "invalid_header"
+
+
+@given(st.text(max_size=80))
+def test_if_match_and_idempotency_keys_of_any_text(header: str) -> None:
+    for read in (syntax.if_match, syntax.idempotency_key):
+        try:
+            read(header)
+        except InvalidRequest as error:
+            assert error.code == "invalid_header"  # noqa: PT017
+
+
+def test_idempotency_keys() -> None:
+    for key in ("a", "~" * 255, "3f0c-!#$%/=?"):
+        assert syntax.idempotency_key(key) == key
+    for key in ("", " a", "a b", "é", "x" * 256, "a\n"):
+        with pytest.raises(InvalidRequest):
+            syntax.idempotency_key(key)
+
+
+def test_strict_queries_refuse_what_they_do_not_know() -> None:
+    known = {"dry_run": syntax.choice("true", "false"), "reason": syntax.text(9)}
+    assert syntax.parse_query("dry_run=true&reason=a+b", known, strict=True) == {"dry_run": "true", "reason": "a b"}
+    for query, words in (
+        ("x=1", "there is dry_run, reason"),
+        ("dryrun=true", "did you mean dry_run"),
+        ("=1", "does not exist"),
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            syntax.parse_query(query, known, strict=True)
+        assert words in refused.value.detail
+    with pytest.raises(InvalidRequest) as refused:
+        syntax.parse_query("x=1", {}, strict=True)
+    assert "there is none" in refused.value.detail

@@ -171,8 +171,8 @@ TABLE = (
             "How long a stopping service lets streams and requests finish. Keep it, with the delay before it, below "
             "what the supervisor grants (Kubernetes: 30 s)."),
     Setting("drain_delay_s", "CONFIGSVC_DRAIN_DELAY_S", "drain_delay_s", seconds(0, 3600), 0.0,
-            "How long it serves on when it is told to stop, with `/health/ready` at 503, so that those in front of it can "
-            "send new connections elsewhere."),
+            "How long it serves on when it is told to stop, with `/health/ready` at 503, so that those in front of it "
+            "can send new connections elsewhere."),
     Setting("workers", "CONFIGSVC_WORKERS", "workers", integer(1, 64, "processes"), 1,
             "Processes that serve the same port, each on a core of its own, with all of the data and its own watch on "
             "etcd. More than one needs Linux; `configsvc dev` always runs one."),
@@ -210,7 +210,7 @@ TABLE = (
     Setting("max_scope_bytes", "CONFIGSVC_GUARD_MAX_SCOPE_BYTES", "guards.max_scope_bytes",
             integer(0, 2**40, "bytes"), 32 * 1024 * 1024,
             "How large one scope may be without `force`, keys and stored values together. 0: any."),
-    Setting("max_releases_per_min", "CONFIGSVC_GUARD_MAX_RELEASES_PER_MIN", "guards.max_releases_per_min",
+    Setting("max_releases_per_min", "CONFIGSVC_GUARD_RELEASES_PER_MIN", "guards.max_releases_per_min",
             integer(0, 1000, "releases"), 60,
             "How many releases of one scope a minute may see without `force`. Emergencies, expiries and rollbacks are "
             "never held up. 0: any."),

@@ -67,6 +67,10 @@ def line(text: str) -> None:
         typer.echo(text.encode("utf-8", "surrogateescape"))
 
 
+SHORT = 24
+"""Characters of a cell that is never folded; a time has as many."""
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table with a head on a terminal; else one line per row, cells separated by tabs, without the head."""
     cells = [[printable(cell) for cell in row] for row in rows]
@@ -79,11 +83,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
     shown = Table(*head, box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in shown.columns:
+    for column, width in zip(shown.columns, widths, strict=True):
         column.overflow = "fold"
+        # A short cell, such as a time, is read at a glance or not at all: it is the long ones that are folded.
+        column.no_wrap = width <= SHORT
     # What it is about stays in one piece as long as there is room.
-    shown.columns[0].min_width = min(32, max((len(row[0]) for row in cells), default=0))
+    shown.columns[0].min_width = min(32, widths[0])
     for row in cells:
         shown.add_row(*(Text(cell) for cell in row))
     with written():

@@ -41,12 +41,21 @@ def settings(
     elif name:
         _explain(rows[0])
     else:
+        _table(rows)
+    if problems:
+        raise typer.Exit(exits.CONFIG)
+
+
+def _table(rows: list[dict[str, Any]]) -> None:
+    if output.is_terminal():
+        # Of the value and in its column: a terminal has 80 columns, and some variables have 32.
+        shown = [(row["variable"], f"{_value(row)} {row['unit']}".rstrip(), _origin(row)) for row in rows]
+        output.table(("setting", "value", "from"), shown)
+    else:
         output.table(
             ("setting", "value", "unit", "from"),
             [(row["variable"], _value(row), row["unit"], _origin(row)) for row in rows],
         )
-    if problems:
-        raise typer.Exit(exits.CONFIG)
 
 
 def _load(config: Path | None) -> "tuple[Settings, dict[str, str], list[str]]":

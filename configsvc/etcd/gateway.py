@@ -147,9 +147,9 @@ class Gateway:
     async def readmit(self, key: bytes) -> None:
         """Ask members that were left alone, once their time is over, for `key`, for ever; never returns.
 
-        While another member answers nobody else would, and they would count as left alone for good. A linearizable read,
-        so that a member without a quorum stays out; without a token, so that one that is back has not to log in every
-        service at once: a refusal is an answer.
+        While another member answers nobody else would, and they would count as left alone for good. A linearizable
+        read, so that a member without a quorum stays out; without a token, so that one that is back has not to log in
+        every service at once: a refusal is an answer.
         """
         body = wire.encode_range(Range(key=key, count_only=True))
         while True:

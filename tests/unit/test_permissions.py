@@ -2,9 +2,9 @@
 
 import pytest
 
+from configsvc.epochs import FORKS
 from configsvc.etcd.facts import Permission
 from configsvc.permissions import excess, lacks_writing, needed
-from configsvc.epochs import FORKS
 
 NEED = needed("a", writes=True)
 NO_SLASH = "(the '/' at its end is missing, so names that only begin alike are open too)"

@@ -47,6 +47,8 @@ def settings(
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
+    from configsvc.cli import output
+
     if output.is_terminal():
         # Of the value and in its column: a terminal has 80 columns, and some variables have 32.
         shown = [(row["variable"], f"{_value(row)} {row['unit']}".rstrip(), _origin(row)) for row in rows]

@@ -26,7 +26,8 @@ class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
             raise Refused(f"{self.cacert}: {error}") from error
         # Python 3.13 and later are strict by default and refuse authorities without a key usage, or certificates
         # without key identifiers. Those before, etcd, etcdctl and a few lines of openssl are not. Signature, name and
-        # dates are verified all the same. The other default of 3.13 is theirs too: what the file names is trusted, root or not.
+        # dates are verified all the same. The other default of 3.13 is theirs too: what the file names is trusted, root
+        # or not.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         if self.cert:

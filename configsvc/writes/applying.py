@@ -228,7 +228,7 @@ def _fitting(
     content = job.puts(plan.scope, plan.content())
     for inline, staged in ((content, ()), ((), content)):
         txn = Txn(
-            compare=(*txns.guards(plan, view), *created, *touched),
+            compare=(*txns.guards(plan, view), *created, *touched, *txns.staged(staged)),
             success=(*others, head, *writes, *txns.label_put(plan), *inline),
         )
         if txns.fits(txn):

@@ -32,6 +32,9 @@ HEAD_BYTES = 4096
 """Room for the fence."""
 
 
+FIRST_CHUNK = b"/000000"
+
+
 def at(key: bytes, mod_revision: int) -> Compare:
     """Holds while a key is at a revision; 0: while it is absent."""
     return Compare(key=key, target="MOD", value=mod_revision)
@@ -40,6 +43,15 @@ def at(key: bytes, mod_revision: int) -> Compare:
 def absent(key: bytes) -> Compare:
     """Holds while there is no such key."""
     return Compare(key=key, target="CREATE", value=0)
+
+
+def staged(puts: Iterable[Put]) -> tuple[Compare, ...]:
+    """Hold while contents are there that were staged: whoever stood still for an hour may find them removed."""
+    return tuple(
+        Compare(key=put.key, target="CREATE", value=0, result="GREATER")
+        for put in puts
+        if put.key.endswith(FIRST_CHUNK)
+    )
 
 
 def write(scope: Scope, record: Written) -> Put | Delete:

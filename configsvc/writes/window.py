@@ -109,11 +109,13 @@ class Windows:
         )
         head = msgspec.structs.replace(view.head or Head(), applying=applying)
         put = Put(key=head_path(scope), value=encode_head(head, view.head_raw))
-        await self._applier.stage(job.puts(scope, content))
+        staged = job.puts(scope, content)
+        await self._applier.stage(staged)
         async with self._alive(scope, applying.id) as alive:
             others = [*beside(plan, job, ticket), alive]
             created = (txns.absent(one.key) for one in others if one.key != epoch_path(scope.namespace))
-            txn = Txn(compare=(*txns.guards(plan, view), *created), success=(*others, put))
+            compare = (*txns.guards(plan, view), *created, *txns.staged(staged))
+            txn = Txn(compare=compare, success=(*others, put))
             opened = await self._applier.commit(txn, view, applying.id, plan.number)
             window = _Open(scope, head, msgspec.structs.replace(applying, opened_revision=opened), put.value, opened)
             try:

@@ -92,6 +92,8 @@ class Actor:
     turn: "asyncio.Future[str] | None" = None
     dead: bool = False
     naps: int = 0
+    faults: list[str] = field(default_factory=list)
+    """What went wrong for the command that it is at."""
 
     @property
     def runs(self) -> bool:
@@ -188,6 +190,8 @@ class Run:
         self.head_raw: bytes | None = None
         self.finished_at = 0
         """The revision after the last writer; whatever comes later may change nothing."""
+        self._took: dict[str, str] = {}
+        """In which state somebody took a window over."""
         self._numbers = itertools.count(1)
         self._own: asyncio.Task[Any] | None = None
         self._quiet: asyncio.Future[None] | None = None
@@ -208,8 +212,7 @@ class Run:
         plain = tuple(msgspec.structs.replace(one, lease=0) if isinstance(one, Put) else one for one in txn.success)
         result = await self.etcd.txn(msgspec.structs.replace(txn, success=plain))
         if text:
-            self.trace.append(f"{who:>3}: {text}{'' if result.succeeded else ': refused'}")
-            self.cases[f"{text.split(' of ')[0]}{'' if result.succeeded else ' refused'}"] += 1
+            self._note_step(who, text.split(" of ")[0], text, refused=not result.succeeded)
         if result.succeeded and text:
             self.revision = max(self.revision, result.header.revision)
             for one in leased:
@@ -217,6 +220,17 @@ class Run:
             path = head_path(self.scope)
             self.head_raw = next((o.value for o in plain if isinstance(o, Put) and o.key == path), self.head_raw)
         return result
+
+    def _note_step(self, who: str, step: str, text: str, *, refused: bool) -> None:
+        self.trace.append(f"{who:>3}: {text}{': refused' * refused}")
+        self.cases[f"{step}{' refused' * refused}"] += 1
+        if step.startswith("take over") and not refused:
+            self._took[who] = step.removeprefix("take over ")
+            self.cases["the janitor takes over"] += who == "j"
+        elif step in ("verified", "undo", "close", "open") and who in self._took:
+            state = self._took.pop(who)
+            if step != "open":
+                self.cases[f"taken over {state}, {step}{' refused' * refused}"] += 1
 
     def grant(self, owner: str, ttl_s: int) -> int:
         lease = next(self._numbers)
@@ -369,7 +383,9 @@ class Run:
             return False
         if kind not in ("go", "kill"):
             self.trace.append(f"***: {actor.name} {kind}: {actor.call}")
-            self.cases[f"{kind}: {(actor.call or '').split(' of ')[0]}" if kind != "down" else "down"] += 1
+            fault = f"{kind}: {(actor.call or '').split(' of ')[0]}" if kind != "down" else "down"
+            actor.faults.append(fault)
+            self.cases[fault] += 1
         if kind in ("ghost", "kill-ghost"):
             assert actor.txn
             self.ghosts.append(Ghost(actor.name, actor.txn, actor.call or ""))
@@ -441,10 +457,10 @@ class Run:
     async def _write(self, actor: Actor, steps: Sequence[Step]) -> None:
         writer = self.writer(actor)
         for number, step in enumerate(steps):
-            actor.naps = 0
+            actor.naps, actor.faults = 0, []
             answer = await self.carry_out(writer, actor.name, step, f"{actor.name}-{number}", self.cases)
             if step.keyed and isinstance(answer.error, OutcomeUnknown):
-                actor.naps = 0
+                actor.naps, actor.faults = 0, []
                 await self.carry_out(writer, actor.name, step, f"{actor.name}-{number}r", self.cases, answer)
 
     async def carry_out(
@@ -466,7 +482,13 @@ class Run:
         except ConfigSvcError as error:
             answer.error = error
         said = answer.outcome or answer.error
-        cases[f"answer: {step.kind if answer.outcome else getattr(said, 'code', '')}"] += 1
+        word = "done" if answer.outcome else getattr(said, "code", "")
+        cases[f"answer: {word}"] += 1
+        for fault in self.actors[who].faults if who in self.actors else ():
+            cases[f"{fault} -> {word}"] += 1
+        keys = answer.wanted.keys if isinstance(answer.wanted, Expire) else ()
+        if keys and step.back and answer.outcome and answer.outcome.unchanged:
+            cases["an old timer does nothing"] += 1
         if answer.outcome:
             cases["answer: unchanged"] += answer.outcome.unchanged
             cases["answer: repeated"] += answer.outcome.plan is None

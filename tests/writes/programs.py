@@ -182,7 +182,8 @@ class Replay:
     def __call__(self, waiting: Sequence[str], last: str, ghosts: int, dead: Sequence[str]) -> Decision:
         if self._left:
             return self._left.pop()
-        return ("go", last if last in waiting else waiting[0])
+        # Writers come first among the waiting; a janitor has no end.
+        return ("go", last if last in waiting and last.startswith("w") else waiting[0])
 
 
 Fails = Callable[[Program, Sequence[Decision]], Awaitable[bool]]

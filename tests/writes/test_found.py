@@ -49,4 +49,20 @@ async def test_a_repair_frees_the_number_of_what_it_gives_up(lean: LeanEtcd) -> 
 
 async def test_a_writer_that_stood_still_until_its_lease_was_gone_plans_anew(lean: LeanEtcd) -> None:
     run = await played(lean, ("until", "w1", "open"), ("expire", "w1"), writers=((BOTH,),))
-    assert run.cases["answer: deploy"] == 1
+    assert run.cases["answer: done"] == 1
+
+
+async def test_a_writer_that_stood_still_until_its_content_was_swept_stages_it_again(lean: LeanEtcd) -> None:
+    run = await played(
+        lean,
+        ("until", "w1", "open"),
+        ("until", "j", "sleep"),
+        ("later", "4000"),
+        ("until", "j", "sweep"),
+        ("go", "j"),
+        writers=((BOTH,),),
+        setup=(Step(kind="deploy", set={"a": "0"}),),
+        janitor=True,
+    )
+    assert run.cases["sweep"] == 1
+    assert run.cases["answer: done"] == 1

@@ -34,11 +34,9 @@ from configsvc.core.model import (
 from configsvc.core.model import Head as StoredHead
 from configsvc.core.release import Override, decode_content, decode_manifest, decode_override, entries_of
 from configsvc.errors import InvalidRequest
-from configsvc.etcd.ops import Etcd, Put, Range, Txn, prefix_end
+from configsvc.etcd.ops import Etcd, Put, Range, Txn
 from configsvc.writes import txns
 from configsvc.writes.writer import Outcome, Writer, told
-
-PAGE = 500
 
 log = structlog.get_logger()
 
@@ -56,19 +54,10 @@ async def file(etcd: Etcd, *, namespace: str | None, by: str, at: str) -> AsyncI
         Head(created_at=at, cluster_id=first.header.cluster_id, revision=revision, namespace=namespace, by=by)
     )
     for prefix in prefixes(namespace):
-        key = prefix
-        while True:
-            page = await etcd.range(Range(key=key, range_end=prefix_end(prefix), revision=revision, limit=PAGE))
-            yield writing.add((kv.key, kv.value) for kv in page.kvs if not _is_passing(kv.key, kv.lease))
-            if not page.more or not page.kvs:
-                break
-            key = page.kvs[-1].key + b"\0"
+        async for page in etcd.pages(prefix, revision=revision):
+            # What is on a lease is a writer's sign of life, or our turn as a janitor: nobody's in another store.
+            yield writing.add((kv.key, kv.value) for kv in page.kvs if not kv.lease)
     yield writing.end()
-
-
-def _is_passing(key: bytes, lease: int) -> bool:
-    """Signs of life of writers; they are nobody's in another store."""
-    return lease != 0
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):

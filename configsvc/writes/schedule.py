@@ -80,8 +80,9 @@ class Schedule:
             except (EtcdError, OSError) as error:
                 self.last_error = str(error)
                 self.failures += 1
-                log.error("a backup failed", folder=str(self._folder), error=str(error), again_in_s=RETRY_S)
-                due = clock() + min(RETRY_S, self._every_s)
+                again_in_s = min(RETRY_S, self._every_s)
+                log.error("a backup failed", folder=str(self._folder), error=str(error), again_in_s=again_in_s)
+                due = clock() + again_in_s
             else:
                 self.last_error, self.saved_at = None, time()
                 log.info("backup written", path=str(path), bytes=path.stat().st_size)

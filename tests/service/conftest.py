@@ -34,3 +34,13 @@ async def other(any_etcd: LocalEtcd, namespace: str) -> AsyncIterator[Api]:
 def store(any_gateway: Gateway, namespace: str) -> Store:
     """What etcd has of the namespace."""
     return Store(any_gateway, namespace)
+
+
+@pytest.fixture
+async def deployed(api: Api, store: Store) -> AsyncIterator[Api]:
+    """A service whose namespace has two environments. Whatever a test asks, the store stays as it is."""
+    await api.deploy({"a": 1, "b": {"c": 2}}, version="v1")
+    await api.deploy({"a": 1}, env="staging")
+    before = await store.everything()
+    yield api
+    assert await store.everything() == before

@@ -12,7 +12,8 @@ from configsvc.core.model import Scope, head_path, schema_path
 from configsvc.etcd.local import LocalEtcd
 from configsvc.writes.schedule import kept_here
 from tests.support.etcd import delete, newest, options, put, wipe
-from tests.support.writing import Api, Store, numbered, service, until
+from tests.support.service import until
+from tests.support.writing import Api, Store, numbered, service
 
 GZIP = "application/gzip"
 
@@ -127,6 +128,27 @@ async def test_everything_into_another_cluster(namespace: str) -> None:
             assert (await restore(target, file, namespace="gamma")).code == "invalid_body"
 
 
+async def test_a_store_of_large_values(namespace: str) -> None:
+    """More than etcd, or we, could take in one answer."""
+    with LocalEtcd(options=options(newest())) as etcd:
+        async with service(etcd, namespace) as api:
+            values = {name: f"{name}{'x' * 1_000_000}" for name in numbered(25)}
+            for env in ("one", "two", "three"):
+                assert (await api.deploy(values, env=env)).status == 200
+            file = await save(api)
+            await api.deploy({"other": 1}, env="two", force="x")
+            done = await restore(api, file, force="x")
+            assert [(one["environment"], one["release"]) for one in done["scopes"]] == [
+                ("one", None),
+                ("three", None),
+                ("two", 3),
+            ]
+            assert await api.values(env="one") == values
+            async with asyncio.timeout(30):
+                while await api.values(env="two") != values:
+                    await asyncio.sleep(0.1)
+
+
 async def test_overrides_whose_time_passed_have_ended(full: Api, store: Store) -> None:
     await full.emergency("b", "now", ttl_s=2)
     file = await save(full, namespace=full.namespace)
@@ -238,24 +260,23 @@ async def test_a_restore_that_broke_off_goes_on(full: Api, store: Store) -> None
 # ---- at intervals ----------------------------------------------------------------------------------------------------
 
 
-async def test_backups_at_intervals_and_the_newest_few_are_kept(
-    any_etcd: LocalEtcd, namespace: str, tmp_path: Path
-) -> None:
+async def test_backups_at_intervals_and_the_newest_few_are_kept(namespace: str, tmp_path: Path) -> None:
     folder = tmp_path / "backups"
-    async with service(any_etcd, namespace, backup_dir=folder, backup_every_s=0.3, backup_keep=2) as api:
-        await api.deploy({"a": 1})
-        (tmp_path / "backups").mkdir(exist_ok=True)
-        (folder / "mine.txt").write_text("not a backup")
-        await until(lambda: folder.is_dir() and len(kept_here(folder, None)) == 2, 60)
-        first = set(kept_here(folder, None))
-        await until(lambda: not first & set(kept_here(folder, None)), 60)
-        text = (await api.ask("GET", "/metrics")).body.decode()
-        assert "configsvc_backup_failures_total 0.0" in text
-        assert "configsvc_janitor_working 1.0" in text
-        assert float(text.split("\nconfigsvc_backup_timestamp_seconds ")[1].split()[0]) > 1.7e9
-        file = kept_here(folder, None)[-1]
-        assert file.stat().st_mode & 0o077 == 0
-        done = await restore(api, file.read_bytes(), namespace=namespace)
-        assert done["scopes"][0]["unchanged"]
+    folder.mkdir()
+    (folder / "mine.txt").write_text("not a backup")
+    with LocalEtcd(options=options(newest())) as etcd:
+        async with service(etcd, namespace, backup_dir=folder, backup_every_s=0.3, backup_keep=2) as api:
+            await api.deploy({"a": 1})
+            await until(lambda: len(kept_here(folder, None)) == 2, 60)
+            first = set(kept_here(folder, None))
+            await until(lambda: not first & set(kept_here(folder, None)), 60)
+            text = (await api.ask("GET", "/metrics")).body.decode()
+            assert "configsvc_backup_failures_total 0.0" in text
+            assert "configsvc_janitor_working 1.0" in text
+            assert float(text.split("\nconfigsvc_backup_timestamp_seconds ")[1].split()[0]) > 1.7e9
+            file = kept_here(folder, None)[-1]
+            assert file.stat().st_mode & 0o077 == 0
+            done = await restore(api, file.read_bytes(), namespace=namespace)
+            assert done["scopes"][0]["unchanged"]
     assert (folder / "mine.txt").exists()
     assert [path for path in folder.iterdir() if path.suffix == ".part"] == []

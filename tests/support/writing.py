@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 import aiohttp
+import msgspec
 
 from configsvc.core.model import Scope, entry_path
 from configsvc.etcd.gateway import Gateway
@@ -15,7 +16,7 @@ from configsvc.settings_values import Address
 from configsvc.web.build import build
 from configsvc.web.server import bind, listening
 from tests.support.etcd import delete, put
-from tests.support.service import assert_sound, central, until
+from tests.support.service import assert_sound, central
 
 NOTHING = object()
 
@@ -130,16 +131,9 @@ class Api:
 @asynccontextmanager
 async def service(etcd: LocalCluster, namespace: str, **settings: Any) -> AsyncIterator[Api]:
     """A central service of its own over an etcd, but for `settings`, ready; and one that asks it."""
-    wanted = central(etcd_endpoints=(etcd.url,), heartbeat_s=0.5)
-    async with running_service(build_settings(wanted, settings), namespace) as api:
+    wanted = central(etcd_endpoints=(etcd.url,), heartbeat_s=2.0)
+    async with running_service(msgspec.structs.replace(wanted, **settings), namespace) as api:
         yield api
-
-
-def build_settings(settings: Any, changes: Mapping[str, Any]) -> Any:
-    """Settings with some of them changed."""
-    import msgspec
-
-    return msgspec.structs.replace(settings, **changes)
 
 
 @asynccontextmanager
@@ -196,4 +190,6 @@ def numbered(count: int) -> Iterator[str]:
     return (f"k{n:05}" for n in range(count))
 
 
-__all__ = ["NOTHING", "Answer", "Api", "Store", "numbered", "running_service", "service", "until"]
+def repr_of(value: object) -> str:
+    """A short name of a case."""
+    return repr(value)[:30]

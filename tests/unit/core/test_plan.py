@@ -325,6 +325,19 @@ def test_a_restore_ends_what_is_pending() -> None:
     assert not paper.overrides
 
 
+def test_the_same_restore_twice_changes_nothing() -> None:
+    """Also where an override is pending in it."""
+    paper = deployed(a=1)
+    paper.do(emergency(a=2))
+    saved = Restore(entries=dict(paper.raws), source="backup", overrides=dict(paper.overrides))
+    paper.do(Deploy(values=values(a=5), overrides="discard"))
+    first = paper.do(saved)
+    assert (first.number, first.head.overrides) == (4, {"a": 4})
+    again = paper.plan(saved)
+    assert again.unchanged
+    assert again.head.overrides == {"a": 4}
+
+
 def test_a_repair_makes_history_of_what_is_there() -> None:
     paper = deployed(a=1, b=2)
     paper.hand("a", 5)

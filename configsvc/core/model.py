@@ -379,6 +379,16 @@ def canonical(value: Any) -> bytes:
     return _canonical_encoder.encode(value)
 
 
+def value_of(raw: bytes | None) -> bytes | None:
+    """The value in an entry's stored bytes, as canonical JSON; None where there is none that can be read."""
+    if raw is None:
+        return None
+    try:
+        return canonical(msgspec.json.decode(decode_entry(raw).value))
+    except Unreadable:
+        return None
+
+
 def encode_entry(value: bytes, version: str | None, metadata: Mapping[str, str]) -> bytes:
     """The stored bytes of an entry; `value` is canonical JSON."""
     return _encoder.encode({"value": msgspec.Raw(value), "version": version, "metadata": metadata})

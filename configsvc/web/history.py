@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from configsvc.core.plan import value_of
+from configsvc.core.model import value_of
 from configsvc.web import context, syntax
 from configsvc.web.manage import answer
 from configsvc.writes import history

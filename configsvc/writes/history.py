@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from configsvc.core.model import Freeze, Scope
-from configsvc.core.plan import change_of, value_of
+from configsvc.core.model import Freeze, Scope, value_of
+from configsvc.core.plan import change_of
 from configsvc.core.release import Manifest, Written, entries_of
 from configsvc.writes.reading import MAX_NUMBER, Reading
 

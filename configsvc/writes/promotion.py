@@ -11,8 +11,7 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from configsvc.core.commands import Policy, Promote, View
-from configsvc.core.model import Scope
-from configsvc.core.plan import value_of
+from configsvc.core.model import Scope, value_of
 from configsvc.errors import NotFound, Unprocessable
 from configsvc.writes.reading import Reading
 

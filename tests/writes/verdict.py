@@ -24,8 +24,9 @@ from configsvc.core.model import (
     overrides_prefix,
     releases_prefix,
     scope_prefix,
+    value_of,
 )
-from configsvc.core.plan import change_of, value_of
+from configsvc.core.plan import change_of
 from configsvc.core.records import Event, Record, read_entry, sort_listing
 from configsvc.core.release import (
     Manifest,

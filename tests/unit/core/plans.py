@@ -8,8 +8,8 @@ import msgspec
 
 from configsvc.core.commands import About, Command, Stored, View
 from configsvc.core.guards import Guards
-from configsvc.core.model import Head, Scope, canonical, encode_entry, overrides_prefix
-from configsvc.core.plan import Plan, plan, value_of
+from configsvc.core.model import Head, Scope, canonical, encode_entry, overrides_prefix, value_of
+from configsvc.core.plan import Plan, plan
 from configsvc.core.release import Label, Override, Written, decode_override, replay
 
 SCOPE = Scope("pay", "production")

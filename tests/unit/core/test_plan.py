@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from configsvc.core.commands import Change, Deploy, Expire, Promote, Repair, Restore, Rollback
 from configsvc.core.guards import Guards
-from configsvc.core.model import Freeze, canonical
-from configsvc.core.plan import base_of, digest_of, plan, value_of
+from configsvc.core.model import Freeze, canonical, value_of
+from configsvc.core.plan import base_of, digest_of, plan
 from configsvc.core.release import replay
 from configsvc.errors import NotFound
 from tests.unit.core.plans import NO_GUARDS, Paper, values

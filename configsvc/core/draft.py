@@ -1,0 +1,249 @@
+"""What a command would change, key by key: who wins where two sources want different things, and what becomes of
+pending overrides. The first half of a plan (`plan.py`), before anything that might stand in its way. Pure.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from configsvc.core.commands import (
+    About,
+    Change,
+    Command,
+    Deploy,
+    Expire,
+    Policy,
+    Promote,
+    Repair,
+    Restore,
+    Rollback,
+    Stored,
+    View,
+)
+from configsvc.core.model import encode_entry, value_of
+from configsvc.core.release import Override
+from configsvc.errors import ConfigSvcError, NotFound
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One key: its stored bytes before and after, and the revision of those before (0: there are none).
+
+    With equal bytes the entry is left alone: a value put by hand becomes part of the history as it is.
+    """
+
+    key: str
+    old: bytes | None
+    new: bytes | None
+    mod_revision: int = 0
+
+    @property
+    def writes(self) -> bool:
+        """Whether the entry is written at all."""
+        return self.old != self.new
+
+
+def draft(command: Command, view: View, about: About) -> "Draft":
+    """Work out what a command would change. Raises `NotFound` where there is nothing to delete."""
+    match command:
+        case Change():
+            return _plan_change(command, view, about)
+        case Expire():
+            return _plan_expiry(command, view)
+        case Repair():
+            return _plan_repair(view)
+        case _:
+            return _plan_state(command, view, about)
+
+
+class Draft:
+    """What planning has found so far: steps by key, and what is pending afterwards."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.number = max(view.release, view.newest) + 1
+        self.steps: dict[str, Step] = {}
+        self.overrides: dict[str, int] = dict(view.head.overrides) if view.head else {}
+        self.records: dict[str, Override] = dict(view.overrides)
+        self.drift = view.drift()
+        self.refused: list[str] = []
+        self.warnings: list[str] = []
+        self.blocked: list[ConfigSvcError] = []
+
+    def put(self, key: str, new: bytes | None) -> None:
+        stored = self.view.entries.get(key)
+        old, mod_revision = stored or Stored(None, 0)  # type: ignore[arg-type]  # an absent key
+        self.steps[key] = Step(key=key, old=old, new=new, mod_revision=mod_revision)
+
+    def adopt(self, key: str) -> None:
+        """Make a value that was put by hand part of the history."""
+        if key in self.drift:
+            self.put(key, self.view.raw(key))
+
+    def end(self, key: str) -> None:
+        self.overrides.pop(key, None)
+        self.records.pop(key, None)
+
+    def returns(self, key: str) -> bytes | None:
+        """What was deployed under a key that may be overridden now."""
+        if key in self.records:
+            return self.records[key].returns
+        if self.view.expected is None or not self.view.deployed:
+            return self.view.raw(key)
+        return self.view.expected.get(key)
+
+
+# ---- the whole desired state -----------------------------------------------------------------------------------------
+
+
+class _Wanted(NamedTuple):
+    """What a key should be. Without `exact`, an entry with the same value is left as it is."""
+
+    raw: bytes
+    value: bytes | None
+    exact: bool
+
+
+def _plan_state(command: Deploy | Promote | Rollback | Restore, view: View, about: About) -> Draft:
+    draft = Draft(view)
+    wanted = _wanted(command, view, about)
+    pending = draft.overrides.keys() | draft.drift if view.deployed else set()
+    policy: Policy = "discard" if isinstance(command, Restore) else command.overrides
+    kept: set[str] = set()
+    for key in sorted(wanted.keys() | view.entries.keys()):
+        want = wanted.get(key)
+        if _is(view.raw(key), want):
+            draft.adopt(key)
+        elif key in pending and policy == "keep":
+            kept.add(key)
+            _keep(draft, key, want, about)
+        else:
+            draft.put(key, want.raw if want else None)
+            if key in pending and policy == "refuse":
+                draft.refused.append(key)
+    # A key deleted by hand and not wanted either is in neither of the two.
+    for key in sorted(draft.drift - wanted.keys() - view.entries.keys()):
+        draft.adopt(key)
+    for key in (draft.overrides.keys() | draft.records.keys()) - kept:
+        draft.end(key)
+    if kept:
+        draft.warnings.append(f"kept pending overrides: {names(kept)}")
+    if isinstance(command, Restore):
+        for key, record in command.overrides.items():
+            # One that is pending here already stays the one that it is: the same restore twice changes nothing.
+            there, since = view.overrides.get(key), view.head.overrides.get(key) if view.head else None
+            is_same = there is not None and there == msgspec.structs.replace(record, release=there.release)
+            number = since if since is not None and is_same else draft.number
+            draft.overrides[key] = number
+            draft.records[key] = msgspec.structs.replace(record, release=number)
+        if command.ended:
+            draft.warnings.append(f"overrides whose time passed since the backup have ended: {names(command.ended)}")
+    return draft
+
+
+def _keep(draft: Draft, key: str, want: _Wanted | None, about: About) -> None:
+    """The override stays as it is and pending; what was deployed now is what comes back when it ends."""
+    release = draft.overrides.setdefault(key, draft.number)
+    before = draft.records.get(key) or Override(release=release, by=about.by, reason="changed by hand")
+    draft.records[key] = msgspec.structs.replace(before, release=release, returns=want.raw if want else None)
+    draft.adopt(key)
+
+
+def _wanted(command: Deploy | Promote | Rollback | Restore, view: View, about: About) -> dict[str, _Wanted]:
+    if isinstance(command, Rollback | Restore):
+        return {key: _Wanted(raw, None, exact=True) for key, raw in command.entries.items()}
+    metadata = {"created_by": about.by, "created_at": about.at}
+    if command.approved_by:
+        metadata["approved_by"] = command.approved_by
+    if isinstance(command, Deploy) and command.git_commit:
+        metadata["git_commit"] = command.git_commit
+    wanted = {
+        key: _Wanted(encode_entry(value, command.version, metadata), value, exact=False)
+        for key, value in command.values.items()
+    }
+    if isinstance(command, Promote):
+        for key in command.stays:
+            wanted.pop(key, None)
+            if (raw := view.raw(key)) is not None:
+                wanted[key] = _Wanted(raw, None, exact=True)
+    return wanted
+
+
+def _is(raw: bytes | None, want: _Wanted | None) -> bool:
+    if raw is None or want is None:
+        return raw is None and want is None
+    return raw == want.raw if want.exact else value_of(raw) == want.value
+
+
+# ---- some keys -------------------------------------------------------------------------------------------------------
+
+
+def _plan_change(command: Change, view: View, about: About) -> Draft:
+    draft = Draft(view)
+    missing = [key for key in command.delete if key not in view.entries]
+    if missing:
+        near = sorted(view.entries)[:5]
+        raise NotFound(f"nothing is stored under {names(missing)}", code="key_not_found", keys=missing, near=near)
+    metadata = {"created_by": about.by, "created_at": about.at}
+    for key in sorted(command.set.keys() | set(command.delete)):
+        value = command.set.get(key)
+        returns = draft.returns(key)
+        new = None if value is None else encode_entry(value, None, metadata)
+        if value_of(view.raw(key)) != value or view.raw(key) is None:
+            draft.put(key, new)
+        else:
+            draft.adopt(key)
+        deployed = view.deployed > 0
+        back = deployed and value == value_of(returns) and (value is None) == (returns is None)
+        if back or not (deployed or command.expires_at):
+            draft.end(key)
+            continue
+        before = draft.records.get(key)
+        if before and key not in draft.steps and before.expires_at == command.expires_at:
+            continue
+        draft.records[key] = Override(
+            release=draft.number, returns=returns, expires_at=command.expires_at, by=about.by, reason=about.reason
+        )
+        if deployed:
+            draft.overrides[key] = draft.number
+    return draft
+
+
+def _plan_expiry(command: Expire, view: View) -> Draft:
+    draft = Draft(view)
+    for key, release in sorted(command.keys.items()):
+        record = view.overrides.get(key)
+        if record is None or record.release != release or record.expires_at is None:
+            continue
+        if key in draft.drift:
+            # Somebody changed it by hand meanwhile: that is an override of its own, and no timer may undo it.
+            draft.warnings.append(f"{key} was changed by hand since and stays as it is")
+            draft.adopt(key)
+            draft.end(key)
+            if view.deployed:
+                draft.records[key] = msgspec.structs.replace(record, release=draft.number, expires_at=None)
+                draft.overrides[key] = draft.number
+            continue
+        if view.raw(key) != record.returns:
+            draft.put(key, record.returns)
+        draft.end(key)
+    return draft
+
+
+def _plan_repair(view: View) -> Draft:
+    draft = Draft(view)
+    for key in sorted(draft.drift):
+        draft.adopt(key)
+    # A release that was given up half way has left records that the head does not know.
+    for key, record in view.overrides.items() if view.deployed else ():
+        if key in draft.overrides:
+            draft.overrides[key] = record.release
+        else:
+            draft.end(key)
+    return draft
+
+
+def names(keys: Iterable[str]) -> str:
+    """A few keys for a sentence, and how many more there are."""
+    found = sorted(keys)
+    return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")

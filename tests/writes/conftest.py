@@ -14,7 +14,7 @@ from tests.writes.lean import LeanEtcd
 @pytest.fixture(scope="module")
 def store() -> Iterator[LocalEtcd]:
     """An etcd of one module's own, so that what it is made to keep is gone with it."""
-    with LocalEtcd(options=options(newest())) as etcd:
+    with LocalEtcd(options=options(newest(), extra=("--quota-backend-bytes=8589934592",))) as etcd:
         yield etcd
 
 

@@ -4,10 +4,11 @@ Pure: randomness is handed in, nobody sleeps here. Knows nothing of states and s
 """
 
 from random import Random
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from configsvc_client.errors import PASSING_STATUS, Kind, LinkError
 from configsvc_client.options import Endpoint, Tuning
+from configsvc_client.protocol import EventId
 
 Decision = Literal["retry", "next", "slow"]
 
@@ -29,6 +30,13 @@ def classify(error: LinkError) -> Decision:
         status = error.status or 0
         return "next" if status >= 500 or status in PASSING_STATUS else "slow"
     return _DECISIONS.get(error.kind, "next")
+
+
+class Attempt(NamedTuple):
+    """Where to connect next, and from where to resume; None asks for a snapshot."""
+
+    endpoint: Endpoint
+    last_event_id: EventId | None
 
 
 class Addresses:

@@ -15,13 +15,14 @@ from contextlib import asynccontextmanager
 import aiohttp
 import msgspec
 
+from configsvc_client.addresses import Attempt
 from configsvc_client.answers import check, get, mapped_errors, read_body
 from configsvc_client.errors import LinkError
 from configsvc_client.fork import Sockets
 from configsvc_client.options import Endpoint, Options, is_name
 from configsvc_client.poll import Answer, Ask, read_answer, unpacked
 from configsvc_client.resolver import DaemonResolver
-from configsvc_client.session import Attempt, Outcome, Session
+from configsvc_client.session import Outcome, Session
 from configsvc_client.snapshot import Snapshot
 from configsvc_client.sse import Decoder
 from configsvc_client.token_file import TokenFile

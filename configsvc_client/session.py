@@ -1,10 +1,7 @@
 """The link's decisions as one state machine: what an event does, whether a service is believed, when to leave it.
 
 Pure: events, errors and the time come in; the next state, a delay and notices come out. Knows no sockets, tasks or
-logs, so every rule about lagging replicas and forked histories can be tested by calling it. All times are monotonic
-seconds.
-
-The rules:
+logs, so every rule about lagging replicas and forked histories can be tested by calling it. Times are monotonic seconds.
 
 - State never steps back. Within an epoch the *position* (the id of the last event) is the order, and it is separate
   from the snapshot's revision: a heartbeat moves it on although nothing changed. A replica that is behind is heard, not
@@ -12,8 +9,8 @@ The rules:
 - A snapshot below the position, or of an epoch that this client left, is refused, and the next address is tried. When
   nobody has offered better for `believe_after_s` the store was probably restored, and it is believed, with a notice.
 - An event that makes no sense ends the connection, and the next one asks for a snapshot instead of resuming.
-- What polls bring (`poll.py`) counts like what streams bring. Either may be overtaken by the other on its way: what is
-  older than the position, but not than it was when the question was asked, is ignored.
+- What polls bring (`poll.py`) counts like what streams bring. What is older than the position, but not than it was when
+  the question was asked, was overtaken on its way and is ignored.
 - A state kept from an earlier run is like one that was received, except that it is not *proved*: it is resumed from and
   never stepped back from, and the client is `connecting` until a service has shown that nothing newer is known.
 """
@@ -24,7 +21,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Literal, NamedTuple
 
-from configsvc_client.addresses import Addresses
+from configsvc_client.addresses import Addresses, Attempt
 from configsvc_client.doubt import Doubt, Proof
 from configsvc_client.errors import Kind, LinkError, printable
 from configsvc_client.events import read_change, read_snapshot, read_status
@@ -35,13 +32,6 @@ from configsvc_client.protocol import CHANGE, SNAPSHOT, STATUS, Baseline, EventI
 from configsvc_client.pulse import Pulse
 from configsvc_client.snapshot import Snapshot
 from configsvc_client.sse import Event
-
-
-class Attempt(NamedTuple):
-    """Where to connect next, and from where to resume; None asks for a snapshot."""
-
-    endpoint: Endpoint
-    last_event_id: EventId | None
 
 
 class Outcome(NamedTuple):

@@ -10,7 +10,7 @@ from configsvc.web import context
 from configsvc.web.manage import about, answer, carried_out
 from configsvc.writes import backup
 from configsvc.writes.schedule import name_of
-from configsvc.writes.writer import told
+from configsvc.writes.telling import told
 
 MEDIA_TYPE = "application/gzip"
 UNPACKED_FACTOR = 50

@@ -10,7 +10,8 @@ from configsvc.web import context, syntax
 from configsvc.web.manage import answer
 from configsvc.writes import history
 from configsvc.writes.reading import Reading
-from configsvc.writes.writer import differences, told
+from configsvc.writes.telling import told
+from configsvc.writes.writer import differences
 
 DEFAULT_LIMIT = 50
 

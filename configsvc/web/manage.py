@@ -26,7 +26,8 @@ from configsvc.web import bodies, context
 from configsvc.web.problems import TYPE
 from configsvc.writes import promotion
 from configsvc.writes.promotion import offered
-from configsvc.writes.writer import Key, Outcome, Prepare, Writer, off_loop, told
+from configsvc.writes.telling import told
+from configsvc.writes.writer import Key, Outcome, Prepare, Writer, off_loop
 from configsvc_client.protocol import format_time
 
 SEEN_S = 2.0

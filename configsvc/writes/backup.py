@@ -36,7 +36,8 @@ from configsvc.core.release import Override, decode_content, decode_manifest, de
 from configsvc.errors import InvalidRequest
 from configsvc.etcd.ops import Etcd, Put, Range, Txn
 from configsvc.writes import txns
-from configsvc.writes.writer import Outcome, Writer, told
+from configsvc.writes.telling import told
+from configsvc.writes.writer import Outcome, Writer
 
 log = structlog.get_logger()
 

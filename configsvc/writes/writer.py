@@ -35,30 +35,24 @@ from configsvc.core.release import Manifest, Receipt, decode_receipt, entries_of
 from configsvc.errors import (
     ConfigSvcError,
     Conflict,
-    InvalidRequest,
     NotFound,
-    OutcomeUnknown,
     PreconditionFailed,
-    Unavailable,
     Unprocessable,
 )
 from configsvc.etcd.ops import (
-    Ambiguous,
     Compacted,
     Delete,
-    EtcdError,
     FutureRevision,
-    Invalid,
     NoSpace,
     Put,
     Range,
-    Refused,
     Txn,
 )
 from configsvc.writes import txns
 from configsvc.writes.applying import MAX_STEPS, Applier, LeaseLost, Moved, Ticket, WriterEtcd
 from configsvc.writes.observed import Observer, Seen
 from configsvc.writes.reading import Reading
+from configsvc.writes.telling import told
 from configsvc.writes.window import CHUNK_RECORDS, Broken, Busy, Windows, decoded
 from configsvc_client.protocol import EventId, format_time
 
@@ -468,36 +462,3 @@ def _outcome(found: Plan, view: View, revision: int, epoch: bytes | None) -> Out
         unchanged=found.unchanged,
         plan=found,
     )
-
-
-class told:  # noqa: N801  # reads as a statement
-    """etcd's errors, as a caller of the service is told them."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        match error:
-            case Ambiguous():
-                raise OutcomeUnknown(
-                    "etcd did not answer, and whether the write took place is not known: send it again with the same "
-                    "Idempotency-Key, or look at the versions"
-                ) from error
-            case NoSpace():
-                raise Unavailable(
-                    "etcd's space is used up: its operator has to compact and defragment it; nothing was changed",
-                    code="store_full",
-                    retry_after_s=30,
-                ) from error
-            case Refused():
-                raise Unavailable(
-                    "etcd does not let this service write here; nothing was changed", code="store_unavailable"
-                ) from error
-            case Invalid():
-                raise InvalidRequest(
-                    f"etcd cannot take this write: {error.detail}; nothing was changed", code="invalid_values"
-                ) from error
-            case EtcdError():
-                raise Unavailable(
-                    "etcd does not answer; nothing was changed", code="store_unavailable", retry_after_s=2
-                ) from error

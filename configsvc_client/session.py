@@ -1,7 +1,7 @@
 """The link's decisions as one state machine: what an event does, whether a service is believed, when to leave it.
 
 Pure: events, errors and the time come in; the next state, a delay and notices come out. Knows no sockets, tasks or
-logs, so every rule about lagging replicas and forked histories can be tested by calling it. Times are monotonic seconds.
+logs, so every rule about lagging replicas and forked histories can be tested by calling it. Times are seconds.
 
 - State never steps back. Within an epoch the *position* (the id of the last event) is the order, and it is separate
   from the snapshot's revision: a heartbeat moves it on although nothing changed. A replica that is behind is heard, not

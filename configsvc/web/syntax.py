@@ -42,6 +42,7 @@ _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _SECONDS = re.compile(r"-?[0-9]{1,309}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
 _REVISION = re.compile(r"[0-9]{1,19}", re.ASCII)
 _AWAITED = re.compile(r"(?:([0-9a-f]{12}):)?0*([0-9]{1,309})", re.ASCII)
+_DIGITS = re.compile(r"[0-9]+", re.ASCII)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
 _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?", re.ASCII
@@ -222,9 +223,9 @@ def count(most: int) -> Callable[[str], int]:
     """A reader of how many are wanted, cut to `most`."""
 
     def read(value: str) -> int:
-        if not _REVISION.fullmatch(value) or int(value) < 1:
+        if not _DIGITS.fullmatch(value) or not value.strip("0"):
             raise ValueError(f"is {shown(value)}; it is a number from 1 to {most}")
-        return min(int(value), most)
+        return most if len(value.lstrip("0")) > 18 else min(int(value), most)
 
     return read
 

@@ -234,12 +234,15 @@ def _plan_repair(view: View) -> Draft:
     draft = Draft(view)
     for key in sorted(draft.drift):
         draft.adopt(key)
-    # A release that was given up half way has left records that the head does not know.
-    for key, record in view.overrides.items() if view.deployed else ():
-        if key in draft.overrides:
-            draft.overrides[key] = record.release
-        else:
-            draft.end(key)
+    # A release that was given up half way has left records that the head does not know, or taken some away.
+    known = draft.overrides.keys() & draft.records.keys()
+    ended = (draft.overrides.keys() | draft.records.keys()) - known if view.deployed else set()
+    for key in known:
+        draft.overrides[key] = draft.records[key].release
+    for key in ended:
+        draft.end(key)
+    if ended:
+        draft.warnings.append(f"pending overrides that were begun or ended half way have ended: {names(ended)}")
     return draft
 
 

@@ -300,7 +300,7 @@ class Run:
     async def run(self) -> None:
         """Play the program to its end, and then what comes after it. The history is complete afterwards."""
         self._own = asyncio.current_task()
-        writer = self.writer(None)
+        writer = self.writer(None, max_steps=100)
         for number, step in enumerate(self.program.setup):
             await self.carry_out(writer, "w0", step, f"s{number}", Counter())
         self.trace.append("---")
@@ -442,7 +442,7 @@ class Run:
 
     # ---- actors -------------------------------------------------------------------------------------------------
 
-    def writer(self, actor: Actor | None) -> Writer:
+    def writer(self, actor: Actor | None, *, max_steps: int | None = None) -> Writer:
         return Writer(
             Turns(self, actor),  # type: ignore[arg-type]  # it is asked for no watch
             by=actor.name if actor else "w0",
@@ -450,7 +450,7 @@ class Run:
             now=lambda: EPOCH + timedelta(seconds=self.now),
             sleep=self.sleep_of(actor),
             clock=lambda: self.now,
-            max_steps=self.program.max_steps,
+            max_steps=max_steps or self.program.max_steps,
             chunk_records=self.program.chunk_records,
         )
 

@@ -66,3 +66,12 @@ async def test_a_writer_that_stood_still_until_its_content_was_swept_stages_it_a
     )
     assert run.cases["sweep"] == 1
     assert run.cases["answer: done"] == 1
+
+
+async def test_a_repair_ends_overrides_that_were_ended_half_way(lean: LeanEtcd) -> None:
+    emergency = Step(kind="emergency", set={"b": "e"})
+    deploy = Step(kind="deploy", set={"a": "2", "b": "2"}, policy="discard")
+    run = await played(
+        lean, ("until", "w1", "close"), ("damage",), ("kill", "w1"), setup=(BOTH, emergency), writers=((deploy,),)
+    )
+    assert run.cases["repaired"] == 1

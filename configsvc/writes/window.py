@@ -218,7 +218,8 @@ class Windows:
         # What is there already was written by the writer before.
         left = [one for one in content if one.key.startswith("/") or _raw(now(one)) != one.new]
         mods = {one.key: _mod(now(one)) for one in entries_of(left)}
-        await self._roll_forward(window, manifest, left, mods)
+        by_hand = [one.key for one in entries_of(left) if one.old != one.new and _raw(now(one)) != one.old]
+        await self._roll_forward(window, manifest, left, mods, by_hand)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
@@ -248,15 +249,23 @@ class Windows:
                     raise _TakenOver
 
     async def _roll_forward(
-        self, window: _Open, manifest: Manifest, content: Sequence[Written], mods: dict[str, int]
+        self,
+        window: _Open,
+        manifest: Manifest,
+        content: Sequence[Written],
+        mods: dict[str, int],
+        by_hand: Sequence[str] = (),
     ) -> int:
-        """Write what is left, chunk by chunk, then close; returns the closing revision."""
-        overwritten: list[str] = []
+        """Write what is left, chunk by chunk, then close; returns the closing revision.
+
+        `by_hand` are keys of which it is known that somebody has put them meanwhile.
+        """
+        overwritten = list(by_hand)
         for batch in txns.batches(window.scope, content, max_records=self._chunk_records):
             overwritten += await self._write(window, batch, mods)
         others: list[Put | Delete] = []
         if overwritten:
-            text = f"put by hand while it was being applied, and overwritten: {', '.join(sorted(overwritten))}"
+            text = f"put by hand while it was being applied, and overwritten: {', '.join(sorted(set(overwritten)))}"
             changed = msgspec.structs.replace(manifest, warnings=[*manifest.warnings, text])
             path = txns.manifest_path(window.scope, manifest.number)
             others.append(Put(key=path, value=encode_record(changed)))

@@ -84,12 +84,12 @@ def program(seed: int) -> tuple[Program, Style, random.Random]:
     keys = KEYS[:count]
     labels = ("v1", "v2", None, None)
     setup: tuple[Step, ...] = ()
-    if rng.random() < 0.75:
+    if rng.random() < 0.65:
         some = [key for key in keys if rng.random() < 0.75] or [keys[0]]
         setup = (Step(kind="deploy", set={key: f"s-{key}" for key in some}, label=rng.choice(labels)),)
         if rng.random() < 0.4:
             setup += (Step(kind="deploy", set=dict.fromkeys(keys, "s2")),)
-        if rng.random() < 0.35:
+        if rng.random() < 0.5:
             key, ttl = rng.choice(keys), rng.choice((None, 2.0, 20.0))
             setup += (Step(kind="emergency", set={key: "s-e"}, ttl_s=ttl),)
     writers = tuple(
@@ -116,7 +116,7 @@ def program(seed: int) -> tuple[Program, Style, random.Random]:
 
 def _step(rng: random.Random, keys: Sequence[str], value: str, labels: Sequence[str | None]) -> Step:
     kind = rng.choice(("deploy", "deploy", "deploy", "change", "change", "emergency", "delete", "rollback", "expire"))
-    keyed = rng.random() < 0.3
+    keyed = rng.random() < 0.5
     policy: Policy = rng.choice(("refuse", "refuse", "keep", "discard"))
     # Now and then what others want too, or what is there: then nothing changes, or an override is settled.
     word = rng.choice((value, value, value, "same"))

@@ -1,8 +1,12 @@
 """Schedules that once went wrong, as small as they could be made; what was seen is said in each name."""
 
+import pytest
+
+from configsvc.etcd.ops import MemberStatus
 from tests.writes.explorer import Run
 from tests.writes.lean import LeanEtcd
 from tests.writes.programs import Decision, Program, Replay, Step
+from tests.writes.turns import Turns
 from tests.writes.verdict import judge
 
 BOTH = Step(kind="deploy", set={"a": "1", "b": "1"})
@@ -75,3 +79,20 @@ async def test_a_repair_ends_overrides_that_were_ended_half_way(lean: LeanEtcd) 
         lean, ("until", "w1", "close"), ("damage",), ("kill", "w1"), setup=(BOTH, emergency), writers=((deploy,),)
     )
     assert run.cases["repaired"] == 1
+
+
+async def test_who_takes_a_window_over_names_what_a_hand_had_put_there(lean: LeanEtcd) -> None:
+    decisions = (("until", "w1", "chunk of b"), ("hand", "b", "h1"), ("kill", "w1"))
+    run = await played(lean, *decisions, setup=(Step(kind="deploy", set={"a": "0", "b": "0"}),), writers=((BOTH,),))
+    assert run.cases["taken over verified, close"] == 1
+    assert run.cases["a release's key by hand inside a window, overwritten and named"] == 1
+
+
+async def test_a_window_is_not_opened_where_etcd_is_full(lean: LeanEtcd, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(self: Turns, *, member: object = None) -> MemberStatus:
+        return MemberStatus(version="3.6.0", errors=["alarm NOSPACE"])
+
+    monkeypatch.setattr(Turns, "status", full)
+    run = await played(lean, writers=((BOTH,),))
+    assert run.cases["answer: store_full"] == 1
+    assert not run.cases["open"]

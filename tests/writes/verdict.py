@@ -43,8 +43,9 @@ from configsvc.core.replica import Relist, Replica
 from configsvc.errors import InvalidRequest, OutcomeUnknown
 from configsvc.etcd.ops import Compacted, Header, KeyValue, Range, RangeResult, WatchEvent, prefix_end
 from configsvc.history import before_window
-from tests.writes.explorer import Answer, Run
+from tests.writes.explorer import Run
 from tests.writes.naming import head_of
+from tests.writes.turns import Answer
 
 CLUSTER = "cluster"
 State = Mapping[bytes, KeyValue]

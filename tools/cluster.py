@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -237,7 +236,7 @@ def up() -> None:
 async def fill(members: list[Process]) -> None:
     """Write the sample values, where there are none."""
     async with Gateway(GatewayConfig(endpoints=tuple(member.url for member in members))) as gateway:
-        await sample.fill(gateway, SCOPE, datetime.now(UTC))
+        await sample.fill(gateway, SCOPE)
 
 
 def what_to_try(members: list[Process], replicas: list[Process]) -> str:

@@ -25,8 +25,9 @@ def serve(config: Path | None) -> NoReturn:
     """
     # Nearly all that importing makes stays: looking for garbage in it meanwhile took a tenth of their time.
     gc.disable()
-    settings = load_settings(config)
+    # First of all: without the packages of the service, settings are of no use.
     _import_structlog()
+    settings = load_settings(config)
     from configsvc.settings import SettingsError
     from configsvc.web import server
 

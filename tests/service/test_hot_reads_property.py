@@ -206,7 +206,7 @@ async def run(script: list[tuple[Any, ...]], drains: bool, hot_reads: bool) -> t
 hits = 0
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(scripts(), st.booleans())
 def check(script: list[tuple[Any, ...]], drains: bool) -> None:
     global hits

@@ -151,7 +151,7 @@ CASES = {
 }
 """The cases of the release protocol that schedules produce, and by which counter it is known that they did."""
 
-SCHEDULES = int(os.environ.get("CONFIGSVC_TEST_SCHEDULES", "5000"))
+SCHEDULES = int(os.environ.get("CONFIGSVC_TEST_SCHEDULES", "2000"))
 ENOUGH = 2500
 """So many schedules produce every case."""
 PARTS = 2

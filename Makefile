@@ -31,7 +31,7 @@ format: venv ## Rewrite the code in the project's format
 	@.venv/bin/ruff check --quiet --fix-only . && .venv/bin/ruff format .
 
 docs: venv ## Rewrite the reference pages that come from tables in the code
-	@$(PYTHON_IN) tools/docs.py
+	@PYTHONPATH=. $(PYTHON_IN) tools/docs.py
 
 lock: ## Resolve all dependencies anew and write constraints.txt
 	@tools/venv --lock

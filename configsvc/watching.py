@@ -113,7 +113,7 @@ class Watch:
         """The revision that the last probe proved, where the watch has said nothing since."""
         self._next: asyncio.Task[WatchBatch] | None = None
         self._check: asyncio.Task[None] | None = None
-        self._probe: asyncio.Task[int] | None = None
+        self._probe: asyncio.Task[int | None] | None = None
 
     async def __aenter__(self) -> "Watch":
         return self
@@ -243,14 +243,14 @@ class Watch:
             raise Unavailable("the watch fell silent", endpoint=self._member.url)
         self._probe = asyncio.create_task(self._ask())
 
-    async def _greet(self) -> int:
+    async def _greet(self) -> int | None:
         """A first probe, so that a state that is right need not wait for the first notice to be called so."""
         try:
             return await self._ask()
         except EtcdError as error:
             # No reason to leave: the watch may be busy with a backlog, or an election under way.
             log.debug("nothing is proved yet", error=str(error))
-            return 0
+            return None
 
     async def _ask(self) -> int:
         """Ask the watched member whether we have everything; returns the revision for which that holds, else 0.
@@ -275,7 +275,10 @@ class Watch:
         self._hub.confirm()
         return seen.header.revision
 
-    def _believe(self, revision: int) -> None:
+    def _believe(self, revision: int | None) -> None:
+        if revision is None:
+            # No answer is no word: silence goes on from where it began.
+            return
         self._asked = self._clock()
         self._probes += 1
         if self._probes == PROBES_UNTIL_WARNING and self._member.url not in self._habits.intervals:

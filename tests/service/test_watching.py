@@ -14,6 +14,7 @@ from configsvc.core.model import Scope, entry_path, namespace_prefix
 from configsvc.core.replica import Replica
 from configsvc.etcd.gateway import Gateway, GatewayConfig
 from configsvc.etcd.local import LocalEtcd
+from configsvc.etcd.ops import Member, Range, RangeResult
 from configsvc.follower import Follower
 from configsvc.hub import Hub
 from tests.support import etcd as support
@@ -35,8 +36,10 @@ def scope() -> Scope:
 
 
 @asynccontextmanager
-async def following(scope: Scope, *urls: str, heartbeat_s: float = HEARTBEAT_S) -> AsyncIterator[tuple[Hub, Follower]]:
-    async with Gateway(GatewayConfig(endpoints=urls, created_s=1)) as gateway:
+async def following(
+    scope: Scope, *urls: str, heartbeat_s: float = HEARTBEAT_S, gateway: Gateway | None = None
+) -> AsyncIterator[tuple[Hub, Follower]]:
+    async with gateway or Gateway(GatewayConfig(endpoints=urls, created_s=1)) as gateway:
         hub = Hub(Replica(), heartbeat_s=heartbeat_s)
         follower = Follower(gateway, hub, prefix=namespace_prefix(scope.namespace), rng=random.Random(1))
         task = asyncio.create_task(follower.run())
@@ -87,6 +90,29 @@ async def test_a_stalled_watch_is_noticed_although_probes_are_answered(silent_et
             assert json.loads(bytes(hub.feeds[scope].snapshot.entries["a"].value)) == 2
             assert follower.reconnects["lost"] >= 1
             assert sum(follower.relists.values()) == 1
+
+
+async def test_a_watch_that_stalls_before_its_first_probe_is_left_within_two_heartbeats(
+    silent_etcd: LocalEtcd, scope: Scope
+) -> None:
+    heartbeat_s = 2.0
+    async with TcpProxy(silent_etcd.url) as proxy:
+        stalled_at: list[float] = []
+
+        class Stalling(Gateway):
+            async def range(
+                self, request: Range, *, member: Member | None = None, timeout_s: float | None = None
+            ) -> RangeResult:
+                # The first question with a deadline of its own is the probe after the opening.
+                if timeout_s is not None and not stalled_at:
+                    stalled_at.append(time.monotonic())
+                    proxy.stall()
+                return await super().range(request, member=member, timeout_s=timeout_s)
+
+        gateway = Stalling(GatewayConfig(endpoints=(proxy.url,), created_s=1))
+        async with following(scope, gateway=gateway, heartbeat_s=heartbeat_s) as (_, follower):
+            await support.eventually(lambda: follower.reconnects["lost"])
+            assert time.monotonic() - stalled_at[0] < 2 * heartbeat_s
 
 
 async def test_with_notices_a_silent_watch_is_given_up_and_an_idle_one_is_not(scope: Scope) -> None:

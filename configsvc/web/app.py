@@ -16,7 +16,7 @@ from configsvc.hub import Hub
 from configsvc.metrics import Metrics
 from configsvc.settings import Settings
 from configsvc.store import Store
-from configsvc.web import context, memo, openapi, read
+from configsvc.web import bodies, context, memo, openapi, read
 from configsvc.web.fanout import FANOUT, Fanout
 from configsvc.web.health import Health
 from configsvc.web.middleware import MIDDLEWARES, finish_head
@@ -65,6 +65,7 @@ def create_app(
     app[context.HEALTH] = Health(
         hub, follower=follower, etcd=etcd, store=store, ready_from_disk=settings.ready_from_disk
     )
+    app[bodies.TURN] = asyncio.Semaphore()
     if writer is not None:
         app[context.WRITER] = writer
     metrics.follow(follower, etcd)

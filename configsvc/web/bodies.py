@@ -14,12 +14,20 @@ from configsvc.core.model import MAX_KEY_BYTES, key_problem
 from configsvc.errors import InvalidRequest, RequestTimeout, TooLarge, UnsupportedMediaType
 from configsvc.web.route import Body
 from configsvc.web.syntax import KEY_SCHEMA
-from configsvc.writes.writer import off_loop
+from configsvc.writes.writer import MUCH, off_loop
 
 BODY_DIGEST = web.RequestKey("body_digest", bytes)
 """The hash of the body as it was sent."""
+BODY_KEYS = web.RequestKey("body_keys", int)
+"""About how many keys it has."""
+TURN = web.AppKey("turn", asyncio.Semaphore)
+"""Whose turn it is to have a large body read."""
 JSON = "application/json"
 MAX_PATTERNS = 1000
+MAX_PATTERNS_BYTES = 64 * 1024
+"""They are kept in the scope's head, which every release writes."""
+MAX_YAML_BYTES = 4 * 1024 * 1024
+"""YAML is parsed a hundred times more slowly than JSON: a second for each 100 to 200 KiB."""
 MIN_BYTES_PER_S = 1024
 """A body that comes more slowly, after a first patience, is not waited for."""
 KEY_BYTES = 40
@@ -36,7 +44,12 @@ class Patch(msgspec.Struct, frozen=True, kw_only=True):
 
 def state(text: bytes, media: str) -> Object:
     """A whole desired state, as JSON or YAML."""
-    return documents.parse_json(text) if media == JSON else documents.parse_yaml(text)
+    if media == JSON:
+        return documents.parse_json(text)
+    # Loaded when the first YAML comes: most services are never sent any.
+    from configsvc.core.yaml_documents import parse_yaml
+
+    return parse_yaml(text)
 
 
 def value(text: bytes, media: str) -> bytes:
@@ -53,29 +66,44 @@ def patch(text: bytes, media: str) -> Patch:
     deleted = tree.get("delete", Named([])).value
     if not isinstance(changed, Object):
         problems.append(Problem("set", f"is no object; {right}"))
+        changed = Object()
     if not isinstance(deleted, list) or not all(isinstance(key, str) for key in deleted):
         problems.append(Problem("delete", f"is no list of keys; {right}"))
-    elif isinstance(changed, Object):
-        problems += [Problem(key, problem) for key in deleted if (problem := key_problem(key))]
-        problems += [Problem(key, "is both set and deleted") for key in deleted if key in changed]
-        problems += [Problem(key, "is deleted twice") for key in {key for key in deleted if deleted.count(key) > 1}]
-        if not problems and not changed and not deleted:
-            problems.append(Problem("", f"nothing is set and nothing deleted; {right}"))
+        deleted = []
+    if not problems and not changed and not deleted:
+        problems.append(Problem("", f"nothing is set and nothing deleted; {right}"))
+    seen: set[str] = set()
+    for key in deleted:
+        if key in seen:
+            problems.append(Problem(key, "is deleted twice"))
+        elif key in changed:
+            problems.append(Problem(key, "is both set and deleted"))
+        elif problem := key_problem(key):
+            problems.append(Problem(key, problem))
+        seen.add(key)
+    unfit: list[Problem] = []
+    found = documents.plain(changed, unfit)
     if problems:
-        raise documents.malformed(*problems)
-    return Patch(set=documents.plain(changed), delete=tuple(deleted))
+        raise documents.malformed(*problems, *unfit)
+    documents.refuse(unfit)
+    return Patch(set=found, delete=tuple(deleted))
 
 
 def patterns(text: bytes, media: str) -> list[str]:
     """A list of patterns of keys."""
     found = documents.parse_list(text)
     problems = [
-        Problem(str(one), "is no pattern of keys: a text of 1 to 1,024 characters, such as database.host or *.url")
-        for one in found
+        Problem(
+            one if isinstance(one, str) else f"[{at}]",
+            "is no pattern of keys: a text of 1 to 1,024 characters, such as database.host or *.url",
+        )
+        for at, one in enumerate(found)
         if not isinstance(one, str) or not 0 < len(one) <= MAX_KEY_BYTES or documents.is_broken(one)
     ]
     if len(found) > MAX_PATTERNS:
         problems.append(Problem("", f"{len(found)} patterns are given, at most {MAX_PATTERNS} are taken"))
+    elif not problems and (size := sum(len(one.encode()) for one in found)) > MAX_PATTERNS_BYTES:
+        problems.append(Problem("", f"the patterns have {size} bytes, at most {MAX_PATTERNS_BYTES} are taken"))
     if problems:
         raise documents.malformed(*problems)
     return list(dict.fromkeys(found))
@@ -86,35 +114,56 @@ def binary(data: bytes, media: str) -> bytes:
     return data
 
 
+def is_dear(request: web.Request) -> bool:
+    """Whether reading the request's body may cost more than answering it."""
+    length = request.content_length
+    return length is None or length >= MUCH * KEY_BYTES
+
+
 async def read(request: web.Request, body: Body, max_bytes: int, patience_s: float) -> Any:
     """The request's body as the route reads it; one that does not come within `patience_s` has to come steadily.
 
     Raises `UnsupportedMediaType`, `TooLarge`, `RequestTimeout`, `InvalidRequest`.
     """
-    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+    if ", ".join(request.headers.getall("Content-Encoding", ["identity"])).strip().lower() != "identity":
         raise UnsupportedMediaType("send the body as it is, without a Content-Encoding")
     media = _media(request, body)
-    limit = min(max_bytes, body.max_bytes or max_bytes)
+    limit = min(max_bytes, body.max_bytes or max_bytes, MAX_YAML_BYTES if media in YAML else max_bytes)
     declared = request.content_length
     if declared is not None and declared > limit:
-        raise TooLarge(f"the body has {declared} bytes; this route takes {limit}", limit=limit)
+        raise TooLarge(f"the body has {declared} bytes; this route takes {limit}{_hint(media)}", limit=limit)
     if request.headers.get("Expect", "").strip().lower() == "100-continue":
         # Now, and not before: what is refused by its head need not be sent.
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
-    text = await _received(request, limit, patience_s)
+    text = await _received(request, limit, patience_s, _hint(media))
     request[BODY_DIGEST] = hashlib.sha256(text).digest()
+    # A few bytes of YAML can stand for much, and are slow to read.
+    request[BODY_KEYS] = MUCH if media in YAML else len(text) // KEY_BYTES
     if not text.strip():
         raise InvalidRequest(f"the body is empty; {body.description}", code="invalid_body")
-    return await off_loop(len(text) // KEY_BYTES, body.read, bytes(text), media)
+    if request[BODY_KEYS] < MUCH:
+        return body.read(bytes(text), media)
+    # One at a time, or a few of them together would leave nothing of the interpreter to those who read. A turn ends
+    # with its thread: that goes on where the sender goes away.
+    turn = request.app[TURN]
+    await turn.acquire()
+    reading = asyncio.ensure_future(off_loop(request[BODY_KEYS], body.read, bytes(text), media))
+    reading.add_done_callback(lambda _: turn.release())
+    return await asyncio.shield(reading)
 
 
 def keys_in(request: web.Request) -> int:
     """About how many keys a body has, by its length."""
-    return (request.content_length or 0) // KEY_BYTES
+    found: int = request.get(BODY_KEYS, 0)
+    return found
 
 
-async def _received(request: web.Request, limit: int, patience_s: float) -> bytearray:
+def _hint(media: str) -> str:
+    return " as YAML; JSON may be larger" if media in YAML else ""
+
+
+async def _received(request: web.Request, limit: int, patience_s: float, hint: str) -> bytearray:
     text = bytearray()
     started = asyncio.get_running_loop().time()
     try:
@@ -122,7 +171,9 @@ async def _received(request: web.Request, limit: int, patience_s: float) -> byte
             async for chunk in request.content.iter_any():
                 text += chunk
                 if len(text) > limit:
-                    raise TooLarge(f"the body has more than {limit} bytes, which is what this route takes", limit=limit)
+                    raise TooLarge(
+                        f"the body has more than {limit} bytes, which is what this route takes{hint}", limit=limit
+                    )
                 timeout.reschedule(started + patience_s + len(text) / MIN_BYTES_PER_S)
     except TimeoutError:
         raise RequestTimeout(f"the body stopped coming after {len(text)} bytes") from None

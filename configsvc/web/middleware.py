@@ -27,7 +27,7 @@ from configsvc.errors import (
 from configsvc.metrics import Metrics
 from configsvc.web import bodies, context, problems, syntax
 from configsvc.web.fanout import STREAM
-from configsvc.web.route import Handler, Route, Target
+from configsvc.web.route import Handler, Parameter, Route, Target
 
 MAX_IGNORED_BODY = 64 * 1024
 """A body that nobody reads is passed over up to this size; the connection is not worth more."""
@@ -169,11 +169,21 @@ async def authorize(request: web.Request, handler: Handler) -> web.StreamRespons
     target = _target(request, row)
     if row.body is None:
         _refuse_body(request)
+        _check_may(request, row, target)
     else:
-        target = target._replace(
-            body=await bodies.read(request, row.body, settings.max_body_bytes, settings.head_timeout_s)
-        )
+        if bodies.is_dear(request):
+            # What a body has is said first, but not at any price to whoever may not send it.
+            _check_may(request, row, target)
+        body = await bodies.read(request, row.body, settings.max_body_bytes, settings.head_timeout_s)
+        target = target._replace(body=body)
+        _check_may(request, row, target)
     request[context.TARGET] = target
+    return await handler(request)
+
+
+def _check_may(request: web.Request, row: Route, target: Target) -> None:
+    """Raise `Forbidden` where this service does not do what is asked, or not for its sender."""
+    settings = request.app[context.SETTINGS]
     if target.scope is not None:
         context.check_followed(settings, target.scope)
     if row.writes and not settings.writes:
@@ -184,7 +194,6 @@ async def authorize(request: web.Request, handler: Handler) -> web.StreamRespons
     decision = decide(request.get(context.IDENTITY), action, target.scope)
     if not decision.allowed:
         raise Forbidden(decision.reason)
-    return await handler(request)
 
 
 def _target(request: web.Request, row: Route) -> Target:
@@ -200,15 +209,23 @@ def _target(request: web.Request, row: Route) -> Target:
             key = syntax.path_key(parts[5])
         elif "{version}" in row.path:
             version = syntax.path_version(parts[5])
-    query = syntax.parse_query(request.rel_url.raw_query_string, row.query_readers, strict=row.writes)
+    query = syntax.parse_query(request.rel_url.raw_query_string, row.query_readers, strict=row.method != "GET")
     for one in row.query:
         if one.required and one.name not in query:
             raise syntax.query_error(one.name, f"is missing: {one.description[0].lower()}{one.description[1:]}")
-    headers = {one.name: one.read(request.headers[one.name]) for one in row.headers if one.name in request.headers}
+    headers = {one.name: _header(request, row, one) for one in row.headers if one.name in request.headers}
     target = Target(scope, key, query, headers, version=version)
     if row.check:
         row.check(target)
     return target
+
+
+def _header(request: web.Request, row: Route, one: Parameter) -> Any:
+    found = request.headers.getall(one.name)
+    if row.writes and len(found) > 1:
+        # Whichever was meant, the other one would be passed over without a word.
+        raise InvalidRequest(f"{one.name} is given {len(found)} times; give it once", code="invalid_header")
+    return one.read(found[0])
 
 
 def _refuse_body(request: web.Request) -> None:

@@ -31,10 +31,10 @@ BAD_JSON: list[tuple[bytes, str, str]] = [
     (b"1", "invalid_body", "a single value"),
     (b"null", "invalid_body", "empty"),
     (b'"text"', "invalid_body", "a single value"),
-    (b'{"a": NaN}', "invalid_body", "NaN"),
-    (b'{"a": Infinity}', "invalid_body", "Infinity"),
-    (b'{"a": -Infinity}', "invalid_body", "-Infinity"),
-    (b'{"a": 1e999}', "invalid_body", "too large for a double"),
+    (b'{"a": NaN}', "invalid_values", "NaN"),
+    (b'{"a": Infinity}', "invalid_values", "Infinity"),
+    (b'{"a": -Infinity}', "invalid_values", "-Infinity"),
+    (b'{"a": 1e999}', "invalid_values", "too large for a double"),
     (b'{"a": 1, "a": 2}', "invalid_body", "'a' occurs twice"),
     (b'{"a": {"b": 1, "b": 2}}', "invalid_body", "'b' occurs twice"),
     (b'{"a": "\xff"}', "invalid_body", "not UTF-8"),
@@ -200,6 +200,20 @@ async def test_the_shape_of_changes(deployed: Api, body: Any, words: str) -> Non
         assert refused.json["problems_total"] == 3
 
 
+async def test_everything_that_is_wrong_with_a_change(deployed: Api) -> None:
+    body = b'{"set": {"_x": 1, "b": NaN, "c": "\\ud800"}, "delete": ["_y", "a", "a", "b"], "more": 1}'
+    refused = await deployed.ask("PATCH", "/v1/config/{ns}/production", body)
+    found = [one["key"] for one in refused.json["problems"]]
+    assert found == ["more", "_y", "a", "b", "_x", "b", "c"]
+
+
+async def test_own_keys_that_nest(deployed: Api) -> None:
+    for body in (b"[" + b'{"a":' * 400 + b"1" + b"}" * 400 + b"]", b'["a", 5]'):
+        refused = await deployed.ask("PUT", "/v1/own-keys/{ns}/production", body)
+        assert (refused.status, refused.code) == (400, "invalid_body")
+    assert refused.json["problems"][0]["key"] == "[1]"
+
+
 async def test_keys_of_a_change_are_literal(api: Api) -> None:
     done = await api.change({"a": {"b": 1}, "a.b": 2})
     assert await api.values(done) == {"a": {"b": 1}, "a.b": 2}
@@ -207,7 +221,19 @@ async def test_keys_of_a_change_are_literal(api: Api) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [{}, None, "x", [1], [""], ["x" * 1025], [None], [["a"]], ["\ud800"], ["a"] * 1001],
+    [
+        {},
+        None,
+        "x",
+        [1],
+        [""],
+        ["x" * 1025],
+        [None],
+        [["a"]],
+        ["\ud800"],
+        ["a"] * 1001,
+        ["x" * 1000 + str(n) for n in range(70)],
+    ],
     ids=repr_of,
 )
 async def test_own_keys(deployed: Api, body: Any) -> None:

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from configsvc.core import documents
-from configsvc.core.documents import Named, Object, Problem, flatten, parse_json, parse_list, parse_value, parse_yaml
+from configsvc.core import documents, yaml_documents
+from configsvc.core.documents import Named, Object, Problem, flatten, parse_json, parse_list, parse_value
 from configsvc.core.model import MAX_NESTING, canonical, key_write_problem
+from configsvc.core.yaml_documents import parse_yaml
 from configsvc.errors import InvalidRequest
 
 SEGMENTS = st.text("abcdefghé-0 ", min_size=1, max_size=6).filter(lambda text: text == text.strip())
@@ -186,6 +187,8 @@ def test_lists_and_empty_objects_are_values() -> None:
         ("!!str 5", '"5"'),
         ("!!int '5'", "5"),
         ("!!float 5", "5.0"),
+        ("!!bool True", "true"),
+        ("!!null ~", "null"),
     ],
 )
 def test_yaml_is_1_2(text: str, value: str) -> None:
@@ -250,6 +253,12 @@ def test_json_that_does_not_parse_has_a_place(text: bytes, line: int, column: in
         (b"[a]: x\n", 1, 1, None),
         (b"a: {<<: 5}\n", 1, 9, "<<"),
         (b"a: !!int x\n", 1, 4, None),
+        (b'a: !!int ""\n', 1, 4, None),
+        (b'a: !!float ""\n', 1, 4, None),
+        (b"a: !!bool yes\n", 1, 4, None),
+        (b"a: !!bool 1\n", 1, 4, None),
+        (b"a: !!null x\n", 1, 4, None),
+        (b"%YAML 1.1\n---\na: yes\n", 3, 4, None),
         (b"a: 1\n b: 2\n", 2, 3, None),
         (b"a: *b\n", 1, 4, None),
         ("ok: 1\na: 'x\u2028y'\n".encode(), 2, 6, None),
@@ -300,6 +309,8 @@ def test_all_problems_at_once() -> None:
     assert error.detail.endswith("; and 57 more")
     twice = refused(b'{"a": 1, "a": 2, "b": {"c": 1, "c": 2}}')
     assert [one["key"] for one in twice.fields["problems"]] == ["c", "a"]
+    mixed = refused(b'{"a": NaN, "_b": 1, "c": {"d": [-1e400]}, "e": "\\ud800"}')
+    assert [one["key"] for one in mixed.fields["problems"]] == ["a", "_b", "c.d", "e"]
 
 
 def test_a_value_just_within_and_just_beyond_its_limits() -> None:
@@ -318,12 +329,47 @@ def test_nesting_without_end(read: Any, text: bytes) -> None:
 
 
 def test_a_few_lines_that_stand_for_billions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "MAX_NODES", 10_000)
+    monkeypatch.setattr(yaml_documents, "MAX_NODES", 10_000)
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
-    error = refused("\n".join(lines).encode(), parse_yaml)
-    assert "stands for more than 10000 values" in error.detail
+    text = "\n".join(lines).encode()
+    assert f"stands for more than {10_000 + len(text) // 2} values" in refused(text, parse_yaml).detail
     assert "is nested deeper" in refused(b"a: &a {b: *a}\n", parse_yaml).detail
+
+
+def test_short_texts_that_stand_for_long_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text is small, and what it stands for is not: neither is put together before it is refused."""
+    monkeypatch.setattr(yaml_documents, "MAX_STATE_BYTES", 20_000)
+    monkeypatch.setattr(documents, "MAX_STATE_BYTES", 20_000)
+    aliased = f"a: &a {'x' * 1000}\nb: [{', '.join(['*a'] * 30)}]\n"
+    assert "stands for more than 20000 bytes" in refused(aliased.encode(), parse_yaml).detail
+    named = f"a: &a {{{'x' * 1000}: 1}}\nb: [{', '.join(['*a'] * 30)}]\n"
+    assert "stands for more than 20000 bytes" in refused(named.encode(), parse_yaml).detail
+    prefixed = as_json({"x" * 1000: {f"{n:03}": 1 for n in range(30)}})
+    assert "more than 20000 bytes with its names written out" in refused(prefixed).detail
+
+
+def test_names_that_are_too_long_for_a_key_are_not_followed() -> None:
+    """Each key below would repeat them: a megabyte of text could stand for a terabyte."""
+    (problem,) = refused(as_json({"x" * 100_000: {str(n): 1 for n in range(1000)}})).fields["problems"]
+    assert problem["key"] == "x" * 1024 + "..."
+    assert "more bytes than 1024" in problem["detail"]
+    deep = b'{"":' * 500 + b"1" + b"}" * 500
+    for read in (parse_json, parse_yaml):
+        assert "nested deeper than 100" in refused(deep, read).detail
+
+
+def test_what_is_told_is_bounded() -> None:
+    for text in (b"a: 1e" + b"9" * 100_000, b"a: " + b"9" * 100_000, b"a: !" + b"x" * 100_000 + b" 1"):
+        assert len(json.dumps(refused(text, parse_yaml).fields)) < 1000
+    assert len(json.dumps(refused(as_json({"x" * 100_000: 1})).fields)) < 2000
+
+
+def test_many_aliases_in_merges_are_no_more_work_than_they_are_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"a: &a {{{', '.join(f'k{n}: 1' for n in range(100))}}}\nb: {{<<: [{', '.join(['*a'] * 1000)}]}}\n"
+    assert len(flatten(parse_yaml(text.encode()))) == 200
+    monkeypatch.setattr(yaml_documents, "MAX_NODES", 50_000)
+    assert "aliases followed" in refused(text.encode(), parse_yaml).detail
 
 
 def test_what_is_no_object_is_told_what_it_is() -> None:
@@ -338,4 +384,6 @@ def test_problems_as_text() -> None:
     assert str(Problem("a", "is odd", 2, 3)) == "line 2, column 3: 'a' is odd"
     assert str(Problem("", "is odd")) == "is odd"
     assert Problem("\ud800", "x").fields()["key"] == "\\ud800"
-    assert documents.plain({"a.b": Named(Object(c=Named(1)))}) == {"a.b": b'{"c":1}'}
+    problems: list[Problem] = []
+    assert documents.plain({"a.b": Named(Object(c=Named(1)))}, problems) == {"a.b": b'{"c":1}'}
+    assert not problems

@@ -7,6 +7,7 @@ and values are base64 of the bytes that etcd had, so that whatever was stored co
 import hashlib
 import zlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import msgspec
 
@@ -15,6 +16,8 @@ from configsvc.errors import InvalidRequest
 FORMAT = 1
 SUFFIX = ".configsvc.gz"
 BLOCK_BYTES = 64 * 1024
+MAX_LINE_BYTES = 64 * 1024 * 1024
+"""A line is one key of etcd, which takes requests of 1.5 MiB, unless it is told to take more."""
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,22 +132,35 @@ def _head(line: bytes) -> Head:
 
 def _lines(file: bytes, max_bytes: int) -> Iterator[bytes]:
     inflate = zlib.decompressobj(31)
-    pending = b""
+    pending = bytearray()
     total = 0
-    data = file
     try:
-        while data and not inflate.eof:
-            piece = inflate.decompress(data, BLOCK_BYTES)
-            data = inflate.unconsumed_tail
+        for piece in _pieces(file, inflate):
             total += len(piece)
             if total > max_bytes:
                 raise _wrong(f"it unpacks to more than {max_bytes} bytes")
-            *lines, pending = (pending + piece).split(b"\n")
-            yield from lines
+            pending += piece
+            if len(pending) > MAX_LINE_BYTES:
+                raise _wrong(f"a line of it has more than {MAX_LINE_BYTES} bytes")
+            if b"\n" in piece:
+                *lines, rest = bytes(pending).split(b"\n")
+                pending = bytearray(rest)
+                yield from lines
     except zlib.error:
         raise _wrong("it is no gzip file, or a damaged one") from None
     if pending or not inflate.eof:
         raise _wrong("it is cut short")
+
+
+def _pieces(file: bytes, inflate: Any) -> Iterator[bytes]:
+    """What a file unpacks to; in blocks both ways, because what is left of one is copied each time."""
+    for start in range(0, len(file), BLOCK_BYTES):
+        data = file[start : start + BLOCK_BYTES]
+        if inflate.eof or inflate.unused_data:
+            raise _wrong("something follows its end")
+        while data and not inflate.eof:
+            yield inflate.decompress(data, BLOCK_BYTES)
+            data = inflate.unconsumed_tail
     if inflate.unused_data:
         raise _wrong("something follows its end")
 

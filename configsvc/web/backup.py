@@ -1,5 +1,7 @@
 """Backups over HTTP: the file goes out piece by piece, and comes back as one body."""
 
+import asyncio
+
 from aiohttp import web
 
 from configsvc.core import backup as file_format
@@ -7,13 +9,14 @@ from configsvc.core.commands import About
 from configsvc.errors import Forbidden, Unavailable
 from configsvc.etcd.ops import EtcdError
 from configsvc.web import context
-from configsvc.web.manage import about, answer, carried_out
+from configsvc.web.manage import about, answer, carried_out, note
 from configsvc.writes import backup
 from configsvc.writes.schedule import name_of
 from configsvc.writes.telling import told
+from configsvc.writes.writer import Outcome
 
 MEDIA_TYPE = "application/gzip"
-UNPACKED_FACTOR = 50
+UNPACKED_FACTOR = 16
 """How many times larger than the largest body a backup may be, unpacked."""
 
 
@@ -49,16 +52,25 @@ async def save(request: web.Request) -> web.StreamResponse:
 async def restore(request: web.Request) -> web.StreamResponse:
     """`POST /v1/restore`."""
     writer, query, settings = context.writer(request), context.query(request), request.app[context.SETTINGS]
-    contents = file_format.read(context.body(request), settings.max_body_bytes * UNPACKED_FACTOR)
     namespace = _namespace(request)
+    most = settings.max_body_bytes * UNPACKED_FACTOR
+    contents = await asyncio.to_thread(file_format.read, context.body(request), most)
+    dry_run = query.get("dry_run") == "true"
+    about_it = about(request)
 
     def each() -> About:
+        # A release has an id of its own.
         return about(request)
 
-    restoring = backup.Restoring(writer.etcd, writer).restore(
-        contents, each, namespace=namespace, dry_run=query.get("dry_run") == "true"
-    )
-    found = await carried_out(request, restoring)
+    async def restoring() -> list[Outcome]:
+        found = await backup.Restoring(writer.etcd, writer).restore(
+            contents, each, namespace=namespace, dry_run=dry_run
+        )
+        for one in () if dry_run else found:
+            note(request, one, about_it)
+        return found
+
+    found = await carried_out(request, restoring())
     return answer({"head": contents.head, "scopes": [backup.answer_of(one) for one in found]})
 
 

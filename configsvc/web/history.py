@@ -11,7 +11,7 @@ from configsvc.web.manage import answer
 from configsvc.writes import history
 from configsvc.writes.reading import Reading
 from configsvc.writes.telling import told
-from configsvc.writes.writer import differences
+from configsvc.writes.writer import differences, off_loop
 
 DEFAULT_LIMIT = 50
 
@@ -39,7 +39,8 @@ async def diff(request: web.Request) -> web.StreamResponse:
     before = await writer.find(scope, query["from"])
     after = await writer.find(scope, query["to"]) if "to" in query else await writer.newest(scope)
     one, other = await writer.state_at(scope, before.number), await writer.state_at(scope, after.number)
-    return answer({"from": history.row(before), "to": history.row(after), "changes": differences(one, other)})
+    changes = await off_loop(len(one) + len(other), differences, one, other)
+    return answer({"from": history.row(before), "to": history.row(after), "changes": changes})
 
 
 async def key(request: web.Request) -> web.StreamResponse:
@@ -65,7 +66,7 @@ async def state(request: web.Request, wanted: syntax.Version) -> web.StreamRespo
     scope, writer = context.scope(request), context.writer(request)
     manifest = await writer.find(scope, wanted)
     entries = await writer.state_at(scope, manifest.number)
-    values = {name: msgspec.Raw(value_of(raw) or b"null") for name, raw in sorted(entries.items()) if value_of(raw)}
+    values = await off_loop(len(entries), _values, entries)
     return answer(
         {
             "namespace": scope.namespace,
@@ -76,6 +77,12 @@ async def state(request: web.Request, wanted: syntax.Version) -> web.StreamRespo
             "values": values,
         }
     )
+
+
+def _values(entries: dict[str, bytes]) -> dict[str, msgspec.Raw]:
+    """The values that can be read, by key."""
+    found = ((name, value_of(raw)) for name, raw in sorted(entries.items()))
+    return {name: msgspec.Raw(value) for name, value in found if value is not None}
 
 
 def _reading(request: web.Request) -> Reading:

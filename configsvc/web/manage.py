@@ -114,7 +114,10 @@ async def promote(request: web.Request) -> web.StreamResponse:
     async def prepare(view: View) -> Command:
         with told():
             found = await offered(writer.reading, source, min_age_s=min_age_s, now=datetime.fromisoformat(writer.now()))
-        return promotion.promote(
+        patterns = len(view.head.own) if view.head else 0
+        return await off_loop(
+            (len(found.values) + len(view.entries)) * (1 + patterns),
+            promotion.promote,
             found,
             view,
             version=query.get("version"),
@@ -134,7 +137,8 @@ async def own_keys(request: web.Request) -> web.StreamResponse:
 async def set_own_keys(request: web.Request) -> web.StreamResponse:
     """`PUT /v1/own-keys/{ns}/{env}`."""
     scope = context.scope(request)
-    head = await carried_out(request, context.writer(request).own_keys(scope, context.body(request)))
+    found = context.body(request)
+    head = await _set(request, "own-keys", context.writer(request).own_keys(scope, found), patterns=len(found))
     return answer(_own(scope, head.own))
 
 
@@ -151,13 +155,13 @@ async def freeze(request: web.Request) -> web.StreamResponse:
         by=context.identity(request).name,
         since=writer.now(),
     )
-    await carried_out(request, writer.freeze(context.scope(request), frozen))
+    await _set(request, "freeze", writer.freeze(context.scope(request), frozen), until=frozen.until)
     return answer(_frozen(context.scope(request), frozen))
 
 
 async def unfreeze(request: web.Request) -> web.StreamResponse:
     """`DELETE /v1/freeze/{ns}/{env}`."""
-    await carried_out(request, context.writer(request).freeze(context.scope(request), None))
+    await _set(request, "unfreeze", context.writer(request).freeze(context.scope(request), None))
     return answer(_frozen(context.scope(request), None))
 
 
@@ -165,9 +169,31 @@ async def repair(request: web.Request) -> web.StreamResponse:
     """`POST /v1/repair/{ns}/{env}`."""
     writer, scope = context.writer(request), context.scope(request)
     about_it = about(request)
-    found = await carried_out(request, writer.repair(scope, about_it))
-    _note(request, found, about_it)
-    return answer(_done(found))
+
+    async def repairing() -> Outcome:
+        found = await writer.repair(scope, about_it)
+        note(request, found, about_it)
+        return found
+
+    return answer(_done(await carried_out(request, repairing())))
+
+
+async def _set(request: web.Request, kind: str, work: Coroutine[Any, Any, T], **facts: Any) -> T:
+    """Carry out what makes no release, and log it like one."""
+
+    async def setting() -> T:
+        found = await work
+        log.info(
+            "write",
+            scope=str(context.scope(request)),
+            kind=kind,
+            by=context.identity(request).name,
+            request_id=request[context.REQUEST_ID],
+            **facts,
+        )
+        return found
+
+    return await carried_out(request, setting())
 
 
 def _frozen(scope: Scope, frozen: Freeze | None) -> dict[str, Any]:
@@ -195,7 +221,7 @@ async def write(request: web.Request, prepare: Prepare, *, label: str | None = N
             key=Key(about_it.by, key, _digest(request)) if key and not dry_run else None,
         )
         if not dry_run:
-            _note(request, found, about_it)
+            note(request, found, about_it)
         return found
 
     found = await carried_out(request, writing())
@@ -208,7 +234,7 @@ async def write(request: web.Request, prepare: Prepare, *, label: str | None = N
     return answer(_done(found))
 
 
-def _note(request: web.Request, found: Outcome, about: About) -> None:
+def note(request: web.Request, found: Outcome, about: About) -> None:
     """One line per write, also where it changed nothing; never a value."""
     log.info(
         "write",

@@ -5,15 +5,16 @@ where the scope had none here. Namespaces get new epochs, so that readers take t
 Scopes that the backup does not have are left alone.
 """
 
+import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import msgspec
-import structlog
 
 from configsvc.core.backup import Contents, Head, Writing
 from configsvc.core.commands import About, Command, Restore, View
+from configsvc.core.documents import shown
 from configsvc.core.model import (
     OVERRIDES,
     RELEASES,
@@ -32,14 +33,18 @@ from configsvc.core.model import (
     schema_path,
 )
 from configsvc.core.model import Head as StoredHead
-from configsvc.core.release import Override, decode_content, decode_manifest, decode_override, entries_of
-from configsvc.errors import InvalidRequest
+from configsvc.core.release import Override, decode_content, decode_manifest, decode_override
+from configsvc.errors import Conflict, InvalidRequest
 from configsvc.etcd.ops import Etcd, Put, Range, Txn
 from configsvc.writes import txns
 from configsvc.writes.telling import told
 from configsvc.writes.writer import Outcome, Writer
 
-log = structlog.get_logger()
+MAX_DIGITS = 12
+"""Of the number of a release, in its key."""
+
+K = TypeVar("K")
+T = TypeVar("T")
 
 
 def prefixes(namespace: str | None) -> tuple[bytes, ...]:
@@ -74,47 +79,66 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     """Saved while a release was being applied, and what was before cannot be told."""
 
 
+class _Records(msgspec.Struct):
+    """What a backup has of one scope, by etcd key but for the entries."""
+
+    entries: dict[str, bytes] = {}
+    head: bytes | None = None
+    history: dict[bytes, bytes] = {}
+    pending: dict[bytes, bytes] = {}
+
+
 def scopes_of(contents: Contents, namespace: str | None) -> list[Saved]:
     """The scopes of a backup, in order, of one namespace or all."""
-    entries: dict[Scope, dict[str, bytes]] = {}
-    heads: dict[Scope, bytes] = {}
+    found: dict[Scope, _Records] = {}
     for key, value in contents.items.items():
         place = locate(key)
         if place.kind == "entry":
-            entries.setdefault(place.scope, {})[place.name] = value
+            found.setdefault(place.scope, _Records()).entries[place.name] = value
         elif place.kind == "head":
-            heads[place.scope] = value
+            found.setdefault(place.scope, _Records()).head = value
+        elif (beside := _beside(key)) is not None:
+            root, scope = beside
+            records = found.setdefault(scope, _Records())
+            (records.history if root == RELEASES else records.pending)[key] = value
     return [
-        _saved(scope, entries.get(scope, {}), heads.get(scope), contents.items)
-        for scope in sorted(entries.keys() | heads.keys())
-        if namespace in (None, scope.namespace)
+        _saved(scope, records)
+        for scope, records in sorted(found.items(), key=lambda item: item[0])
+        if (records.entries or records.head is not None) and namespace in (None, scope.namespace)
     ]
 
 
-def _saved(scope: Scope, entries: dict[str, bytes], stored_head: bytes | None, items: dict[bytes, bytes]) -> Saved:
-    history = {key: value for key, value in items.items() if key.startswith(releases_prefix(scope))}
+def _beside(key: bytes) -> tuple[str, Scope] | None:
+    """Which scope a record beside the values is of; None for what no store needs back."""
+    for root in (RELEASES, OVERRIDES):
+        if key.startswith(root.encode()):
+            namespace, _, rest = key[len(root) :].partition(b"/")
+            environment, _, name = rest.partition(b"/")
+            if root == OVERRIDES or name.startswith((b"n/", b"c/", b"l/")):
+                return root, Scope(namespace.decode(errors="replace"), environment.decode(errors="replace"))
+    return None
+
+
+def _saved(scope: Scope, records: _Records) -> Saved:
     overrides: dict[str, Override] = {}
     version = digest = None
     is_torn = False
-    try:
-        head = decode_head(stored_head) if stored_head else None
-    except Unreadable:
-        head = None
+    # What does not read is put back as it is, like every record, and says nothing here.
+    head = _readable(decode_head, records.head)
     if head is not None:
         version = head.shown_version
         if head.applying is not None:
-            is_torn = not _undone(scope, head, head.applying, entries, history)
-        manifest = history.get(txns.manifest_path(scope, head.release))
-        if manifest is not None:
-            digest = decode_manifest(manifest).digest
+            is_torn = not _undone(scope, head, head.applying, records)
+        if manifest := _readable(decode_manifest, records.history.get(txns.manifest_path(scope, head.release))):
+            digest = manifest.digest
         prefix = overrides_prefix(scope)
         for key in head.overrides:
-            if (stored := items.get(prefix + key.encode())) is not None:
-                overrides[key] = decode_override(stored)
+            if override := _readable(decode_override, records.pending.get(prefix + key.encode())):
+                overrides[key] = override
     return Saved(
         scope=scope,
-        entries=entries,
-        history=history,
+        entries=records.entries,
+        history=records.history,
         overrides=overrides,
         version=version if digest else None,
         digest=digest,
@@ -122,28 +146,40 @@ def _saved(scope: Scope, entries: dict[str, bytes], stored_head: bytes | None, i
     )
 
 
-def _undone(
-    scope: Scope, head: StoredHead, applying: Applying, entries: dict[str, bytes], history: dict[bytes, bytes]
-) -> bool:
-    """Put entries and history back to before an apply window; whether that could be done."""
+def _readable(decode: Callable[[bytes], T], stored: bytes | None) -> T | None:
+    try:
+        return decode(stored) if stored is not None else None
+    except Unreadable:
+        return None
+
+
+def _undone(scope: Scope, head: StoredHead, applying: Applying, records: _Records) -> bool:
+    """Put what a backup has of a scope back to before an apply window; whether that could be done."""
     path = txns.manifest_path(scope, head.next_release)
     try:
-        manifest = decode_manifest(history[path])
+        manifest = decode_manifest(records.history[path])
         prefix = content_prefix(scope, manifest.content)
-        chunks = [key for key in sorted(history) if key.startswith(prefix)]
-        content = decode_content(b"".join(history[key] for key in chunks))
+        chunks = [key for key in sorted(records.history) if key.startswith(prefix)]
+        content = decode_content(b"".join(records.history[key] for key in chunks))
     except (KeyError, Unreadable):
         return False
     if manifest.id != applying.id or txns.digest(content) != applying.sha256:
         return False
-    for name, old, _ in entries_of(content):
-        if old is None:
-            entries.pop(name, None)
-        else:
-            entries[name] = old
+    for name, old, _ in content:
+        if not name.startswith("/"):
+            _put_back(records.entries, name, old)
+        elif name.startswith(OVERRIDES):
+            _put_back(records.pending, name.encode(), old)
     for key in (path, *chunks):
-        del history[key]
+        del records.history[key]
     return True
+
+
+def _put_back(records: dict[K, bytes], key: K, old: bytes | None) -> None:
+    if old is None:
+        records.pop(key, None)
+    else:
+        records[key] = old
 
 
 class Restoring:
@@ -158,35 +194,48 @@ class Restoring:
     ) -> list[Outcome]:
         """Make a release of each scope, one after the other; with `dry_run` only say what each would be.
 
-        Raises as `Writer.write`: scopes before the one that failed are restored then, and the same call goes on.
+        What stands in the way of one is said before any is restored. Raises as `Writer.write`, and for the first of
+        those; where etcd fails in between, the scopes before are restored, and the same call goes on.
         """
-        saved = scopes_of(contents, namespace)
+        saved = await asyncio.to_thread(scopes_of, contents, namespace)
         if not saved:
             raise InvalidRequest(
                 f"the backup has no scope{f' of {namespace}' if namespace else ''}", code="invalid_body"
             )
+        names = sorted({one.scope.namespace for one in saved})
+        schemas = {name: contents.items.get(schema_path(name)) for name in names}
+        _check(saved, schemas)
+        planned = [await self._planned(one, contents.head, about()) for one in saved]
+        if dry_run:
+            return planned
+        for plan in (outcome.plan for outcome in planned):
+            if plan and plan.blocked:
+                raise plan.blocked[0]
+        with told():
+            for name, schema in schemas.items():
+                await self._restore_schema(name, schema)
+        found = []
         for one in saved:
-            if one.is_torn:
-                raise InvalidRequest(
-                    f"the backup was made while a release was being applied to {one.scope}, and the record of that "
-                    "release is damaged: what was before cannot be told. Take another backup",
-                    code="invalid_body",
-                )
-        if not dry_run:
             with told():
-                for name in sorted({one.scope.namespace for one in saved}):
-                    await self._restore_schema(name, contents.items.get(schema_path(name)))
-        found = [await self._restore(one, contents.head, about(), dry_run=dry_run) for one in saved]
-        if not dry_run:
-            with told():
-                for name in sorted({one.scope.namespace for one in saved}):
-                    await self._renew_epoch(name)
+                await self._restore_history(one)
+            found.append(await self._restore(one, contents.head, about(), dry_run=False))
+        with told():
+            for name in schemas:
+                await self._renew_epoch(name)
         return found
 
+    async def _planned(self, saved: Saved, head: Head, about: About) -> Outcome:
+        found = await self._restore(saved, head, about, dry_run=True)
+        with told():
+            returns = await self._returns(saved)
+        if found.unchanged or not returns:
+            return found
+        # The restored history comes first, and has numbers of its own.
+        names = (key.rpartition(b"/")[2] for key in saved.history if key.startswith(manifests_prefix(saved.scope)))
+        newest = max((int(name) for name in names if name.isdigit() and len(name) <= MAX_DIGITS), default=0)
+        return msgspec.structs.replace(found, release=max(found.release or 0, newest + 1))
+
     async def _restore(self, saved: Saved, head: Head, about: About, *, dry_run: bool) -> Outcome:
-        if not dry_run:
-            with told():
-                await self._restore_history(saved)
         now = self._writer.now()
         over = {key: one for key, one in saved.overrides.items() if one.expires_at and one.expires_at <= now}
         entries = dict(saved.entries)
@@ -208,15 +257,14 @@ class Restoring:
 
         return await self._writer.write(saved.scope, prepare, about, label=command.version, dry_run=dry_run)
 
-    async def _restore_history(self, saved: Saved) -> None:
-        """Put the records of releases back where the scope has none; contents before what names them.
-
-        A restore that broke off left some of them, and no other release.
-        """
-        if not saved.history:
-            return
+    async def _returns(self, saved: Saved) -> bool:
+        """Whether the history comes back: where the scope has none, or what a restore that broke off left of it."""
         manifests = await self._etcd.list(manifests_prefix(saved.scope))
-        if any(saved.history.get(kv.key) != kv.value for kv in manifests.kvs):
+        return bool(saved.history) and all(saved.history.get(kv.key) == kv.value for kv in manifests.kvs)
+
+    async def _restore_history(self, saved: Saved) -> None:
+        """Put the records of releases back where they come back at all; contents before what names them."""
+        if not await self._returns(saved):
             return
         there = {kv.key for kv in (await self._etcd.list(releases_prefix(saved.scope))).kvs}
         missing = [item for item in saved.history.items() if item[0] not in there]
@@ -224,7 +272,8 @@ class Restoring:
         for batch in _batches(sorted(missing, key=lambda item: item[0].startswith(last))):
             compare = tuple(txns.absent(key) for key, _ in batch)
             puts = tuple(Put(key=key, value=value) for key, value in batch)
-            await self._etcd.txn(Txn(compare=compare, success=puts))
+            if not (await self._etcd.txn(Txn(compare=compare, success=puts))).succeeded:
+                raise _moved(f"releases of {saved.scope}")
 
     async def _restore_schema(self, namespace: str, saved: bytes | None) -> None:
         path = schema_path(namespace)
@@ -232,13 +281,43 @@ class Restoring:
         now = found.kvs[0] if found.kvs else None
         if saved is not None and (now is None or now.value != saved):
             compare = (txns.at(path, now.mod_revision if now else 0),)
-            await self._etcd.txn(Txn(compare=compare, success=(Put(key=path, value=saved),)))
+            if not (await self._etcd.txn(Txn(compare=compare, success=(Put(key=path, value=saved),)))).succeeded:
+                raise _moved(f"the schema of {namespace}")
 
     async def _renew_epoch(self, namespace: str) -> None:
         path = epoch_path(namespace)
         found = await self._etcd.range(Range(key=path))
         compare = (txns.at(path, found.kvs[0].mod_revision if found.kvs else 0),)
+        # Where somebody else has renewed it meanwhile, it is a new one too.
         await self._etcd.txn(Txn(compare=compare, success=(Put(key=path, value=secrets.token_hex(16).encode()),)))
+
+
+def _check(saved: Iterable[Saved], schemas: Mapping[str, bytes | None]) -> None:
+    """Raise `InvalidRequest` for a backup that could not be restored as a whole."""
+    for one in saved:
+        if one.is_torn:
+            raise InvalidRequest(
+                f"the backup was made while a release was being applied to {one.scope}, and the record of that "
+                "release is damaged: what was before cannot be told. Take another backup",
+                code="invalid_body",
+            )
+        for key, value in one.history.items():
+            _check_size(key, value)
+    for name, schema in schemas.items():
+        _check_size(schema_path(name), schema or b"")
+
+
+def _check_size(key: bytes, value: bytes) -> None:
+    if not txns.fits(Txn(compare=(txns.absent(key),), success=(Put(key=key, value=value),))):
+        name = key.decode(errors="replace")
+        raise InvalidRequest(
+            f"the backup has {len(value)} bytes under {shown(name)}, more than etcd takes in one request",
+            code="invalid_body",
+        )
+
+
+def _moved(what: str) -> Conflict:
+    return Conflict(f"{what} came from somebody else during the restore; send it again", code="write_conflict")
 
 
 def _batches(items: Iterable[tuple[bytes, bytes]]) -> Iterable[list[tuple[bytes, bytes]]]:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configsvc.core import backup
 from configsvc.core.backup import FORMAT, Head, Writing, read
 from configsvc.errors import InvalidRequest
 
@@ -128,3 +129,18 @@ def test_a_bomb_is_not_unpacked() -> None:
     size = len(gzip.decompress(file))
     assert read(file, size).items == ITEMS
     assert "unpacks to more than" in why(file, size - 1)
+
+
+def test_a_line_without_end_is_refused_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backup, "MAX_LINE_BYTES", 200_000)
+    assert "a line of it has more than 200000 bytes" in why(gzip.compress(b"x" * 3_000_000))
+    assert read(written({b"big": b"x" * 100_000}), MOST).items == {b"big": b"x" * 100_000}
+
+
+def test_what_follows_its_end_wherever_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = written(ITEMS)
+    for block in (1, 7, len(file), len(file) + 1, 10_000):
+        monkeypatch.setattr(backup, "BLOCK_BYTES", block)
+        assert read(file, MOST).items == ITEMS
+        for more in (b"x", file, b"\0" * 20_000):
+            assert "something follows its end" in why(file + more)

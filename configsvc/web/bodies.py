@@ -94,7 +94,7 @@ def patterns(text: bytes, media: str) -> list[str]:
     found = documents.parse_list(text)
     problems = [
         Problem(
-            one if isinstance(one, str) else f"[{at}]",
+            one if isinstance(one, str) and one else f"[{at}]",
             "is no pattern of keys: a text of 1 to 1,024 characters, such as database.host or *.url",
         )
         for at, one in enumerate(found)

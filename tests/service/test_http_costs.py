@@ -126,10 +126,11 @@ async def test_differences_of_much_are_found_in_a_thread(api: Api, monkeypatch: 
 
     await api.deploy(LARGE)
     await api.deploy(dict.fromkeys(LARGE, 1))
-    for name, ask in (
-        ("differences", lambda: api.ask("GET", "/v1/diff/{ns}/production", from_="@1")),
-        ("_values", lambda: api.read(release="@1")),
-    ):
+    asked: dict[str, Any] = {
+        "differences": lambda: api.ask("GET", "/v1/diff/{ns}/production", from_="@1"),
+        "_values": lambda: api.read(release="@1"),
+    }
+    for name, ask in asked.items():
         held = Held(getattr(history, name))
         with monkeypatch.context() as patch:
             patch.setattr(history, name, held)

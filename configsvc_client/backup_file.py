@@ -126,8 +126,10 @@ class Saving:
         if self._path.is_dir():
             name = disposition.partition('filename="')[2].partition('"')[0]
             at = found.head.created_at.replace(":", "").replace(".", "")
-            # A name that is more than one is not believed.
-            self._path /= name if is_name(name) else f"{found.head.namespace or 'all'}-{at}.configsvc.gz"
+            plain = f"{found.head.namespace or 'all'}-{at}.configsvc.gz"
+            random = f"backup-{uuid.uuid4().hex}.configsvc.gz"
+            # A name that is more than one is not believed, wherever it comes from.
+            self._path /= next(one for one in (name, plain, random) if is_name(one))
             self._look()
         self._partial.replace(self._path)
         return msgspec.structs.replace(found, path=str(self._path))

@@ -14,9 +14,9 @@ from configsvc_client.backup_file import Check, Saving, check
 ITEMS = [(b"/config/a/b/key", b'{"value":1}'), (b"/config/a/b/\xff", b"\n\n"), (b"k" * 900, bytes(range(256)) * 4000)]
 
 
-def file(items=ITEMS):
+def file(items=ITEMS, created_at="2026-01-02T03:04:05.678Z", namespace="a"):
     """A file as the service writes it."""
-    writing = Writing(Head(created_at="2026-01-02T03:04:05.678Z", cluster_id="77", revision=5, namespace="a", by="ann"))
+    writing = Writing(Head(created_at=created_at, cluster_id="77", revision=5, namespace=namespace, by="ann"))
     pieces = [writing.add([item]) for item in items]
     return b"".join([*pieces, writing.end()])
 
@@ -111,6 +111,17 @@ def test_in_a_folder_it_has_a_plain_name(disposition, name, tmp_path):
     assert Path(saving.finish(disposition).path) == tmp_path / name
     saving.close()
     assert [one.name for one in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("namespace", "created_at"), [("/etc/x", "2026"), ("a", "/../x"), ("a\0", "2026"), ("n" * 127, "2026")]
+)
+def test_it_stays_in_its_folder_whatever_is_in_it(namespace, created_at, tmp_path):
+    saving = Saving(tmp_path, overwrite=False, on_progress=lambda size: None)
+    saving.begin()
+    saving.feed(file(namespace=namespace, created_at=created_at))
+    found = Path(saving.finish("").path)
+    assert (found.parent, found.suffix, found.exists()) == (tmp_path, ".gz", True)
 
 
 def test_what_is_not_finished_leaves_nothing(tmp_path):

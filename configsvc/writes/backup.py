@@ -62,8 +62,9 @@ async def file(etcd: Etcd, *, namespace: str | None, by: str, at: str) -> AsyncI
     for prefix in prefixes(namespace):
         async for page in etcd.pages(prefix, revision=revision):
             # What is on a lease is a writer's sign of life, or our turn as a janitor: nobody's in another store.
-            yield writing.add((kv.key, kv.value) for kv in page.kvs if not kv.lease)
-    yield writing.end()
+            items = [(kv.key, kv.value) for kv in page.kvs if not kv.lease]
+            yield await asyncio.to_thread(writing.add, items)
+    yield await asyncio.to_thread(writing.end)
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):

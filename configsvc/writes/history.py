@@ -4,15 +4,17 @@ Reads only, from etcd itself and not from the replica: history is not downloaded
 and `NotFound` for a release that never was or is not kept any more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from configsvc.core.commands import View
 from configsvc.core.model import Freeze, Scope, value_of
 from configsvc.core.plan import change_of
 from configsvc.core.release import Manifest, Written, entries_of
 from configsvc.writes.reading import MAX_NUMBER, Reading
+from configsvc.writes.writer import off_loop
 
 SCANNED = 1000
 """Releases that one page of a key's history looks through at most."""
@@ -56,7 +58,7 @@ async def release(reading: Reading, scope: Scope, manifest: Manifest) -> dict[st
         "base_release": manifest.base or None,
         "source": manifest.source,
         "warnings": manifest.warnings,
-        "changes": None if content is None else _changes(content),
+        "changes": None if content is None else await off_loop(len(content), _changes, content),
     }
 
 
@@ -96,12 +98,16 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
     frozen: Freeze | None
 
 
+def _by_hand(view: View, expected: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    return [change_of(key, expected.get(key), view.raw(key)) for key in sorted(view.drift())]
+
+
 async def drift(reading: Reading, scope: Scope) -> Drift:
     """What differs from the head's release now."""
     view = await reading.view(scope, records=False)
     hand = None
     if view.expected is not None:
-        hand = [change_of(key, view.expected.get(key), view.raw(key)) for key in sorted(view.drift())]
+        hand = await off_loop(len(view.entries), _by_hand, view, view.expected)
     overrides = []
     for key, number in sorted(view.head.overrides.items() if view.head else ()):
         record = view.overrides.get(key)

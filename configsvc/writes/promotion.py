@@ -14,6 +14,7 @@ from configsvc.core.commands import Policy, Promote, View
 from configsvc.core.model import Scope, value_of
 from configsvc.errors import NotFound, Unprocessable
 from configsvc.writes.reading import Reading
+from configsvc.writes.writer import off_loop
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +37,7 @@ async def offered(reading: Reading, scope: Scope, *, min_age_s: float, now: date
     return Source(
         scope=scope,
         release=view.release,
-        values=_deployed(view),
+        values=await off_loop(len(view.entries), _deployed, view),
         doubts=tuple(_doubts(view, found.manifest.at if found else "", min_age_s, now)),
     )
 
@@ -60,7 +61,8 @@ def _doubts(view: View, at: str, min_age_s: float, now: datetime) -> Iterable[st
         yield f"a release is being applied to {view.scope}"
     try:
         age_s = (now - datetime.fromisoformat(at)).total_seconds()
-    except ValueError:
+    except (ValueError, TypeError):
+        # A record that somebody has written, perhaps without an offset.
         return
     if age_s < min_age_s:
         yield f"{view.scope} has been live for {age_s:.0f} s, {min_age_s:g} are asked for"

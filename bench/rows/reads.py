@@ -96,19 +96,23 @@ def _measure(world: World, row: str, scope: Scope, values: Mapping[str, Any], ca
         service.wait_ready()
         load = Load(world.folder)
         if load.missing:
-            bench.leave_out("requests/s and p99 of reads", load.missing)
+            bench.leave_out("requests/s of reads", load.missing)
         asked = [_asked(service.url, case) for case in cases]
-        beside = _references(world, stack, scope, asked, load)
+        beside = _references(world, stack, scope, asked)
         for number, one in enumerate(asked):
             bench.say(f"{row}: {one.case.name}")
             subjects = {OURS: Subject(service.pid, one.request)}
             subjects |= {name: beside[name, number] for name in one.case.beside}
             runs = {
-                name: functools.partial(load.measure, subject.pid, subject.request, bench.duration(2.0))
+                name: functools.partial(_measured, load, subject.pid, subject.request, bench.duration(2.0))
                 for name, subject in subjects.items()
                 if subject.request
             }
             _lines(world, row, one, bench.alternate(5, runs), subjects)
+
+
+def _measured(load: Load, pid: int, request: Request, seconds: float) -> dict[str, float]:
+    return load.measure(pid, request, seconds) | load.time(request, seconds / 2)
 
 
 def _asked(url: str, case: Case) -> Asked:
@@ -139,9 +143,7 @@ def _ask(url: str, headers: Mapping[str, str]) -> tuple[int, dict[str, str], byt
 # ---- references -----------------------------------------------------------------------------------------------------
 
 
-def _references(
-    world: World, stack: ExitStack, scope: Scope, asked: list[Asked], load: Load
-) -> dict[tuple[str, int], Subject]:
+def _references(world: World, stack: ExitStack, scope: Scope, asked: list[Asked]) -> dict[tuple[str, int], Subject]:
     """The references by name and number of the case."""
     wanted = {name for one in asked for name in one.case.beside}
     found: dict[tuple[str, int], Subject] = {}
@@ -154,7 +156,7 @@ def _references(
             request = None if why else Request(url=f"{url}/{number}", headers=one.request.headers)
             found[name, number] = Subject(pid, request, why)
     if ETCD in wanted:
-        subject = _etcd(world, stack, scope, load)
+        subject = _etcd(stack, scope)
         found |= {(ETCD, number): subject for number in range(len(asked))}
     return found
 
@@ -188,12 +190,8 @@ def _bare(world: World, stack: ExitStack, asked: list[Asked]) -> tuple[int, str,
     return app.pid, f"http://127.0.0.1:{port}", ""
 
 
-def _etcd(world: World, stack: ExitStack, scope: Scope, load: Load) -> Subject:
+def _etcd(stack: ExitStack, scope: Scope) -> Subject:
     """Another etcd, on the service's core, with the same key."""
-    if load.missing:
-        why = f"its requests need wrk: {load.missing}"
-        world.bench.leave_out(ETCD, why)
-        return Subject(why=why)
     member = stack.enter_context(store.etcd(SERVICE_CORE))
     path = entry_path(scope, KEY)
     store.Connection(member.url).put_raw(path, store.stored(20))

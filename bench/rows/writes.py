@@ -1,15 +1,15 @@
 """`writes`: what a release takes, of one key and of many, beside etcd's transactions with the same entries."""
 
+import http.client
 import json
 import threading
 import time
-import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 
 from bench import store
 from bench.harness import Measures
-from bench.processes import Child, Service
+from bench.processes import BenchError, Child, Service
 from bench.results import Goal, Reference, compare
 from bench.rows import World
 from bench.stats import figure
@@ -19,7 +19,6 @@ OURS, BARE = "a release", "etcd transactions"
 IDLE, APPLYING = "idle", "while it is applied"
 KEYS = (1, 100, 10_000)
 PER_TXN = 100
-_http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def writes(world: World) -> None:
@@ -84,18 +83,19 @@ def _meanwhile(world: World, stack: ExitStack, etcd_url: str, count: int) -> Non
 
 
 def _release(service: Service, scope: Scope, keys: list[str]) -> Callable[[], None]:
-    """A deploy that changes every key."""
+    """A deploy that changes every key, over one connection, as etcd's transactions are."""
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=120)
     number = 0
 
     def release() -> None:
         nonlocal number
         number += 1
         body = json.dumps({key: f"{number} {key}" for key in keys}).encode()
-        request = urllib.request.Request(
-            f"{service.url}/v1/deploy/{scope}?force=bench", body, {"Content-Type": "application/json"}, method="POST"
-        )
-        with _http.open(request, timeout=120) as answer:
-            answer.read()
+        connection.request("POST", f"/v1/deploy/{scope}?force=bench", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        said = answer.read()
+        if answer.status != 200:
+            raise BenchError(f"a deploy answered {answer.status}: {said[:500]!r}")
 
     return release
 

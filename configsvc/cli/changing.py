@@ -1,4 +1,4 @@
-"""`set`, `unset`, `emergency`, `freeze`, `unfreeze`: some keys of a scope, and whether it takes deploys."""
+"""`set`, `unset`, `emergency`, `freeze`, `unfreeze`, `own-keys`: some keys of a scope, and what deploys may do."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -148,3 +148,26 @@ def unfreeze(where: Where) -> None:
     from configsvc.cli.remote import call
 
     call(freezing(where, lambda remote: remote.unfreeze()))
+
+
+@asks
+def own_keys(
+    where: Where,
+    patterns: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PATTERN...]", help="The new list, in place of the old; * and ? are wild cards."),
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Make the list empty.")] = False,
+) -> None:
+    """Show, or name, the keys that differ by environment on purpose: a promotion leaves them as they are.
+
+    Example: configsvc own-keys database.host "*.url" --environment production
+
+    Exit codes: 0, 69 no service answers, 77 not allowed.
+    """
+    if patterns and clear:
+        raise typer.BadParameter("name patterns, or say --clear for none")
+    from configsvc.cli.past import own_keys
+    from configsvc.cli.remote import call
+
+    call(own_keys(where, [] if clear else patterns or None))

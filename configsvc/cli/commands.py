@@ -6,7 +6,7 @@ import typer
 
 from configsvc import __version__
 from configsvc.cli.backups import backup, repair, restore
-from configsvc.cli.changing import emergency, freeze, set_, unfreeze, unset
+from configsvc.cli.changing import emergency, freeze, own_keys, set_, unfreeze, unset
 from configsvc.cli.check import check
 from configsvc.cli.deploying import deploy, plan, promote, rollback
 from configsvc.cli.dev import dev
@@ -38,6 +38,7 @@ app.command()(rollback)
 app.command()(emergency)
 app.command()(freeze)
 app.command()(unfreeze)
+app.command()(own_keys)
 app.command()(history)
 app.command()(show)
 app.command()(diff)

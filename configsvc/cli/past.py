@@ -1,6 +1,6 @@
 """What the commands of `looking.py` print. Imported only when one runs."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -154,6 +154,19 @@ async def freezing(where: Where, attempt: Callable[[Remote], Awaitable[Frozen]])
             output.line(f"{found.namespace}/{found.environment} is frozen until {found.frozen.until}")
         else:
             output.line(f"{found.namespace}/{found.environment} takes deploys")
+
+
+async def own_keys(where: Where, patterns: Sequence[str] | None) -> None:
+    """The patterns of a scope's own keys, one a line; with `patterns` after they were made these."""
+    async with Remote(where) as remote:
+        found = await remote.own_keys() if patterns is None else await remote.set_own_keys(patterns)
+        if where.as_json:
+            show_json(remote)
+            return
+        for pattern in found:
+            output.line(output.printable(pattern))
+        if not found and output.is_terminal():
+            exits.warn(f"{Scope(*await remote.scope())} has no keys of its own: a promotion changes any")
 
 
 def _name(one: ReleaseRow) -> str:

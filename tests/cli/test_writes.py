@@ -232,6 +232,23 @@ def test_a_frozen_scope(shell):
     shell("deploy", "v.yaml")
 
 
+def test_keys_of_its_own(shell):
+    assert shell("own-keys") == ""
+    assert shell("own-keys", "b", "*.url", "b") == "b\n*.url\n"
+    assert shell("own-keys") == "b\n*.url\n"
+    assert shell.json("own-keys")["patterns"] == ["b", "*.url"]
+    shell.write("v.yaml", "a: 1\nb: 1\n")
+    shell("deploy", "v.yaml", "--environment", "source")
+    assert "set it first" in shell("promote", "--from", "source", "--force", "new", expect=65)
+    assert "--clear" in shell("own-keys", "b", "--clear", expect=2)
+    assert shell("own-keys", "--clear") == ""
+    shell("promote", "--from", "source", "--force", "new")
+    assert shell("get", "b") == "1\n"
+    code, seen = shell.at_terminal("own-keys")
+    assert code == 0
+    assert "has no keys of its own" in seen
+
+
 def test_production_wants_a_yes(shell):
     production = {"CONFIG_ENVIRONMENT": "production-eu"}
     shell.write("v.yaml", "a: 1\nb: 2\n")

@@ -225,7 +225,11 @@ class Gateway:
     async def txn(self, txn: Txn) -> TxnResult:
         """See `Etcd.txn`. What etcd could not take is `Invalid` before anything is sent."""
         limits.check_txn(txn)
-        answer = await self._write("txn", "/v3/kv/txn", wire.encode_txn(txn))
+        body = wire.encode_txn(txn)
+        if all(isinstance(one, Range) for one in (*txn.success, *txn.failure)):
+            answer = await self._read("txn", "/v3/kv/txn", body, None, self._config.read_s)
+            return self._decoded(wire.decode_txn, answer)
+        answer = await self._write("txn", "/v3/kv/txn", body)
         return self._decoded(wire.decode_txn, answer, is_write=True)
 
     async def put(self, key: bytes, value: bytes, *, expected: int, lease: int = 0) -> TxnResult:

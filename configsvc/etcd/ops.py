@@ -141,11 +141,16 @@ class WatchBatch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemberStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What a member says of itself. `version` is etcd's (`3.6.16`), `leader` "0" where it knows none."""
+    """What a member says of itself. `version` is etcd's (`3.6.16`), `leader` "0" where it knows none.
+
+    `quota` is 0 where it does not say (before 3.6).
+    """
 
     version: str
     leader: str = "0"
     db_size: int = 0
+    db_used: int = 0
+    quota: int = 0
     errors: list[str] = []
 
 
@@ -282,7 +287,10 @@ class Etcd(Protocol):
         ...
 
     async def txn(self, txn: Txn) -> TxnResult:
-        """Commit a transaction. Raises `Ambiguous` where it may have been, or may later be, applied."""
+        """Commit a transaction. Raises `Ambiguous` where it may have been, or may later be, applied.
+
+        One that only reads is a read: it goes on to other endpoints, and is never `Ambiguous`.
+        """
         ...
 
     async def status(self, *, member: Member | None = None) -> MemberStatus:

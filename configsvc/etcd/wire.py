@@ -136,6 +136,8 @@ class _Status(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     leader: str = "0"
     db_size: int = msgspec.field(default=0, name="dbSize")
+    db_used: int = msgspec.field(default=0, name="dbSizeInUse")
+    quota: int = msgspec.field(default=0, name="dbSizeQuota")
     errors: list[str] = []
 
 
@@ -207,7 +209,14 @@ def _range_result(answer: _ResponseRange | None, header: Header) -> RangeResult 
 def decode_status(body: bytes) -> MemberStatus:
     """The answer of `/v3/maintenance/status`."""
     answer: _Status = _decode(_STATUS, body)
-    return MemberStatus(version=answer.version, leader=answer.leader, db_size=answer.db_size, errors=answer.errors)
+    return MemberStatus(
+        version=answer.version,
+        leader=answer.leader,
+        db_size=answer.db_size,
+        db_used=answer.db_used,
+        quota=answer.quota,
+        errors=answer.errors,
+    )
 
 
 def decode_lease(body: bytes) -> tuple[int, int]:

@@ -276,6 +276,16 @@ async def test_a_write_is_sent_once(servers: Servers, make_gateway: Any, failing
     assert (len(one.seen(TXN)), two.requests) == (1, [])
 
 
+@pytest.mark.parametrize("failing", [TIMED_OUT, Answer(hang=True), Answer(reset=True), text("", 502)])
+async def test_a_transaction_that_only_reads_is_a_read(servers: Servers, make_gateway: Any, failing: Answer) -> None:
+    one, two = await servers(2)
+    one.play(TXN, failing)
+    two.play(TXN, OK)
+    gateway: Gateway = await make_gateway(one.url, two.url, config={"read_s": 0.3})
+    await gateway.txn(Txn(success=(Range(key=b"k"),)))
+    assert len(two.seen(TXN)) == 1
+
+
 async def test_a_write_goes_on_where_nothing_was_sent(
     scripted: ScriptedGateway, make_gateway: Any, refused_url: str
 ) -> None:

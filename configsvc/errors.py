@@ -15,7 +15,7 @@
     ├── PreconditionFailed        412
     ├── TooLarge                  413
     ├── UnsupportedMediaType      415
-    ├── Unprocessable             422  blast_radius, source_unfit, idempotency_mismatch
+    ├── Unprocessable             422  blast_radius, source_unfit, idempotency_mismatch, too_many_overrides
     ├── HeadersTooLarge           431
     ├── Internal                  500
     ├── Unavailable               503  starting, revision_not_reached, too_many_streams, draining, store_unavailable,
@@ -165,6 +165,7 @@ class Unprocessable(ConfigSvcError):
         "blast_radius": "The change looks like an accident",
         "source_unfit": "The source is not ready to be promoted",
         "idempotency_mismatch": "The Idempotency-Key belongs to another request",
+        "too_many_overrides": "More overrides would be pending than a scope can have",
     }
 
 

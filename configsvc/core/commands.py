@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from configsvc.core.model import Freeze, Head, Scope
+from configsvc.core.model import Head, Scope
 from configsvc.core.release import Kind, Label, Override
 
 Policy = Literal["refuse", "keep", "discard"]
@@ -103,12 +103,6 @@ class Expire(msgspec.Struct, frozen=True, kw_only=True):
 
 class Repair(msgspec.Struct, frozen=True, kw_only=True):
     """What is there now becomes a release, whatever it is: for a scope whose history cannot be used any more."""
-
-
-class SetFreeze(msgspec.Struct, frozen=True, kw_only=True):
-    """Refuse deploys until a time; None ends that. Makes no release."""
-
-    freeze: Freeze | None
 
 
 Command = Deploy | Promote | Rollback | Restore | Change | Expire | Repair

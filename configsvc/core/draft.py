@@ -80,6 +80,16 @@ class Draft:
         if key in self.drift:
             self.put(key, self.view.raw(key))
 
+    def take_over(self, key: str) -> None:
+        """The same, also where it was put over an override: no timer may undo it, for that was another value's."""
+        self.adopt(key)
+        record = self.records.get(key)
+        if key in self.drift and record is not None:
+            self.end(key)
+            if self.view.deployed:
+                self.records[key] = msgspec.structs.replace(record, release=self.number, expires_at=None)
+                self.overrides[key] = self.number
+
     def end(self, key: str) -> None:
         self.overrides.pop(key, None)
         self.records.pop(key, None)
@@ -143,10 +153,10 @@ def _plan_state(command: Deploy | Promote | Rollback | Restore, view: View, abou
 
 def _keep(draft: Draft, key: str, want: _Wanted | None, about: About) -> None:
     """The override stays as it is and pending; what was deployed now is what comes back when it ends."""
+    draft.take_over(key)
     release = draft.overrides.setdefault(key, draft.number)
     before = draft.records.get(key) or Override(release=release, by=about.by, reason="changed by hand")
     draft.records[key] = msgspec.structs.replace(before, release=release, returns=want.raw if want else None)
-    draft.adopt(key)
 
 
 def _wanted(command: Deploy | Promote | Rollback | Restore, view: View, about: About) -> dict[str, _Wanted]:
@@ -218,11 +228,7 @@ def _plan_expiry(command: Expire, view: View) -> Draft:
         if key in draft.drift:
             # Somebody changed it by hand meanwhile: that is an override of its own, and no timer may undo it.
             draft.warnings.append(f"{key} was changed by hand since and stays as it is")
-            draft.adopt(key)
-            draft.end(key)
-            if view.deployed:
-                draft.records[key] = msgspec.structs.replace(record, release=draft.number, expires_at=None)
-                draft.overrides[key] = draft.number
+            draft.take_over(key)
             continue
         if view.raw(key) != record.returns:
             draft.put(key, record.returns)
@@ -233,7 +239,7 @@ def _plan_expiry(command: Expire, view: View) -> Draft:
 def _plan_repair(view: View) -> Draft:
     draft = Draft(view)
     for key in sorted(draft.drift):
-        draft.adopt(key)
+        draft.take_over(key)
     # A release that was given up half way has left records that the head does not know, or taken some away.
     known = draft.overrides.keys() & draft.records.keys()
     ended = (draft.overrides.keys() | draft.records.keys()) - known if view.deployed else set()
@@ -246,7 +252,7 @@ def _plan_repair(view: View) -> Draft:
     return draft
 
 
-def names(keys: Iterable[str]) -> str:
+def names(keys: Iterable[str], limit: int = 5) -> str:
     """A few keys for a sentence, and how many more there are."""
     found = sorted(keys)
-    return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    return ", ".join(found[:limit]) + (f" and {len(found) - limit} more" if len(found) > limit else "")

@@ -25,13 +25,17 @@ META = "_meta"
 MAX_KEY_BYTES = 1024
 MAX_VALUE_BYTES = 1024 * 1024
 MAX_NESTING = 100
+MAX_HEAD_BYTES = 512 * 1024
+"""A head goes into one transaction with whatever else a release's last one has."""
+MAX_NUMBER = 10**12 - 1
+"""Release numbers have 12 digits at most."""
 FORMAT = 1
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 # C0, DEL and C1: none of them can be typed, and a newline would end a log line or an SSE field.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
-_RELEASE_MAX = 2**62
+_REVISION_MAX = 2**62
 
 T = TypeVar("T")
 
@@ -165,6 +169,11 @@ def _scope_at(path: bytes) -> Scope | None:
         case ["", "config", namespace, environment] if is_name(namespace) and is_name(environment):
             return Scope(namespace, environment)
     return None
+
+
+def is_key(name: str) -> bool:
+    """Whether an entry may lie in etcd under `name`, written by whomever."""
+    return "/" not in name and _served(name.encode())
 
 
 def _served(name: bytes) -> bool:
@@ -351,9 +360,9 @@ def decode_head(stored: bytes) -> Head:
     A higher `format` than ours is served as far as it reads.
     """
     head = decode(_head_decoder, stored)
-    if not 0 <= head.release <= _RELEASE_MAX:
+    if not (0 <= head.release < MAX_NUMBER and 0 <= (head.applying.release if head.applying else 0) <= MAX_NUMBER):
         raise Unreadable("the release is no number of a release")
-    if head.applying and not 1 <= (head.applying.opened_revision or 1) <= _RELEASE_MAX:
+    if head.applying and not 1 <= (head.applying.opened_revision or 1) <= _REVISION_MAX:
         raise Unreadable("the opening is at no revision")
     return head
 

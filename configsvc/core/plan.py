@@ -29,7 +29,7 @@ from configsvc.core.commands import (
 )
 from configsvc.core.draft import Draft, Step, draft, names
 from configsvc.core.guards import Guards
-from configsvc.core.model import Head, Scope, overrides_prefix, value_of
+from configsvc.core.model import MAX_HEAD_BYTES, Head, Scope, encode_head, overrides_prefix, value_of
 from configsvc.core.release import DEPLOYING, MAX_NAMES, Kind, Label, Manifest, Override, Written, encode_record
 from configsvc.errors import ConfigSvcError, Conflict, Unprocessable
 
@@ -203,6 +203,14 @@ def _blocked(
         )
     if isinstance(command, Promote):
         yield from _unfit(command, view, about)
+    size = len(encode_head(found.head, view.head_raw))
+    if size > max(MAX_HEAD_BYTES, len(view.head_raw or b"")):
+        yield Unprocessable(
+            f"{len(found.head.overrides)} overrides would be pending, and a head of {size} bytes cannot name them: at "
+            f"most {MAX_HEAD_BYTES} are allowed. Deploy the state with what is pending first",
+            code="too_many_overrides",
+            problems=[f"{len(found.head.overrides)} overrides would be pending"],
+        )
     if not found.unchanged and not about.force and found.kind not in _UNGUARDED:
         before = {key: stored.raw for key, stored in view.entries.items()}
         after = dict(before)

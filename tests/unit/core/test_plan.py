@@ -262,6 +262,19 @@ def test_a_timer_leaves_alone_what_was_changed_by_hand_since() -> None:
     assert codes(paper, Deploy(values=values(a=1))) == ["override_pending"]
 
 
+@pytest.mark.parametrize("how", ["keep", "repair"])
+def test_no_timer_is_taken_over_by_what_a_hand_put_in_its_place(how: str) -> None:
+    paper = deployed(a=1)
+    first = paper.do(Change(kind="emergency", set=values(a=9), expires_at=LATER))
+    paper.hand("a", 7)
+    then = paper.do(Repair() if how == "repair" else Deploy(values=values(a=2), overrides="keep"))
+    assert paper.overrides["a"].expires_at is None
+    for release in (first.number, then.number):
+        assert paper.do(Expire(keys={"a": release}), at=LATER).unchanged
+    assert paper.values == {"a": 7}
+    assert codes(paper, Deploy(values=values(a=3))) == ["override_pending"]
+
+
 def test_without_a_deploy_a_timer_brings_back_the_value_from_before() -> None:
     paper = Paper()
     paper.do(Change(set=values(a=1)))

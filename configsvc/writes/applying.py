@@ -18,9 +18,20 @@ from configsvc.core.model import Head, Scope, encode_head, entry_path, epoch_pat
 from configsvc.core.plan import Plan
 from configsvc.core.release import Manifest, Receipt, Written, encode_record, is_checkpoint_due, replay, size_of
 from configsvc.errors import OutcomeUnknown, Unavailable
-from configsvc.etcd.ops import Ambiguous, Delete, Etcd, EtcdError, KeyValue, NotFound, Put, Range, Txn, TxnResult
+from configsvc.etcd.ops import (
+    Ambiguous,
+    Delete,
+    Etcd,
+    EtcdError,
+    NoSpace,
+    NotFound,
+    Put,
+    Txn,
+    TxnResult,
+)
 from configsvc.writes import txns
 from configsvc.writes.reading import Past, Reading
+from configsvc.writes.threads import off_loop, weight
 
 MAX_STEPS = 100
 """Changed keys of one transaction."""
@@ -98,7 +109,10 @@ class Applier:
         Raises `Moved`; `Unavailable` where it was not applied because of etcd, and never will be; `OutcomeUnknown`
         where that could not be found out; `EtcdError` kinds where nothing was sent.
         """
-        found = _fitting(plan, view, job, ticket, self.max_steps)
+        if len(plan.steps) > self.max_steps:
+            return None
+        size = weight(raw for step in plan.steps for raw in (step.old, step.new)) + weight(one.new for one in job.state)
+        found = await off_loop(size, _fitting, plan, view, job, ticket)
         if found is None:
             return None
         txn, staged = found
@@ -141,12 +155,13 @@ class Applier:
         for put in puts:
             await self.persist(Txn(compare=(txns.absent(put.key),), success=(put,)))
 
-    async def persist(self, txn: Txn) -> bool:
-        """Send a transaction that may be sent twice until etcd answers; returns whether its compares held."""
+    async def persist(self, txn: Txn) -> int:
+        """Send a transaction that may be sent twice until etcd answers; its revision, or 0 where a compare failed."""
         deadline = self.clock() + self.patience_s
         while True:
             try:
-                return (await self.etcd.txn(txn)).succeeded
+                result = await self.etcd.txn(txn)
+                return result.header.revision if result.succeeded else 0
             except EtcdError as error:
                 if not txns.passes(error) or self.clock() >= deadline:
                     raise
@@ -161,6 +176,12 @@ class Applier:
             result = await self._sent(txn)
         except Ambiguous as error:
             return await self._settle(view, id, number, error)
+        except NoSpace:
+            # etcd says so also of a transaction that it has carried out, if that was the one to reach the quota.
+            made = await self.reading.manifest(view.scope, number)
+            if made is None or made.manifest.id != id:
+                raise
+            return made.created
         if not result.succeeded:
             raise Moved
         return result.header.revision
@@ -174,7 +195,7 @@ class Applier:
     async def _settle(self, view: View, id: str, number: int, error: EtcdError) -> int:
         """After an ambiguous end: ours is there, or it is kept from landing, or nobody knows."""
         try:
-            head = await self.head(view.scope)
+            head = await self.reading.head(view.scope)
             if (head.mod_revision if head else 0) == view.head_mod and await self._touch(view):
                 raise Unavailable(
                     "etcd did not answer in time; the write was not applied, and will not be",
@@ -190,18 +211,13 @@ class Applier:
             ) from failure
         if found is None or found.manifest.id != id:
             raise Moved from error
-        return found.revision
+        return found.created
 
     async def _touch(self, view: View) -> bool:
         """Put the head again as it is, so that a late write that compares it fails; whether it was still there."""
         value = view.head_raw if view.head_raw is not None else encode_head(Head(), None)
         put = Put(key=head_path(view.scope), value=value)
         return (await self.etcd.txn(Txn(compare=(txns.at(put.key, view.head_mod),), success=(put,)))).succeeded
-
-    async def head(self, scope: Scope) -> KeyValue | None:
-        """The scope's head as it is stored now."""
-        found = await self.etcd.range(Range(key=head_path(scope)))
-        return found.kvs[0] if found.kvs else None
 
 
 def beside(plan: Plan, job: Job, ticket: Ticket | None) -> list[Put | Delete]:
@@ -214,13 +230,9 @@ def beside(plan: Plan, job: Job, ticket: Ticket | None) -> list[Put | Delete]:
     return puts
 
 
-def _fitting(
-    plan: Plan, view: View, job: Job, ticket: Ticket | None, max_steps: int
-) -> tuple[Txn, tuple[Put, ...]] | None:
+def _fitting(plan: Plan, view: View, job: Job, ticket: Ticket | None) -> tuple[Txn, tuple[Put, ...]] | None:
     """The one transaction of a release, with its content in it or staged before; None where neither fits."""
     writes = [txns.write(plan.scope, record) for record in plan.content() if record.old != record.new]
-    if len(plan.steps) > max_steps:
-        return None
     others = beside(plan, job, ticket)
     created = tuple(txns.absent(put.key) for put in others if put.key != epoch_path(plan.scope.namespace))
     touched = tuple(txns.at(entry_path(plan.scope, step.key), step.mod_revision) for step in plan.steps)

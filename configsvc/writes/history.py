@@ -10,14 +10,16 @@ from typing import Any
 import msgspec
 
 from configsvc.core.commands import View
-from configsvc.core.model import Freeze, Scope, value_of
+from configsvc.core.model import MAX_NUMBER, Freeze, Scope, value_of
 from configsvc.core.plan import change_of
 from configsvc.core.release import Manifest, Written, entries_of
-from configsvc.writes.reading import MAX_NUMBER, Reading
-from configsvc.writes.writer import off_loop
+from configsvc.writes.reading import Reading, decoded
+from configsvc.writes.threads import off_loop, weight
 
 SCANNED = 1000
 """Releases that one page of a key's history looks through at most."""
+OPENED = 50
+"""Of how many of them it reads the content: those that changed more keys than their manifests name."""
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,11 +32,18 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 async def page(reading: Reading, scope: Scope, *, limit: int, after: int | None) -> Page:
     """Releases older than `after`, newest first."""
     found: list[dict[str, Any]] = []
-    async for one in reading.manifests(scope, MAX_NUMBER if after is None else after):
+    async for one in reading.manifests(scope, await _first(reading, scope, after)):
         if len(found) == limit:
             return Page(releases=found, next=found[-1]["release"])
         found.append(row(one.manifest))
     return Page(releases=found)
+
+
+async def _first(reading: Reading, scope: Scope, after: int | None) -> int:
+    """Below which number a page begins: a release that is still being applied is none yet."""
+    head = decoded(await reading.head(scope))
+    first = head.next_release if head and head.applying else MAX_NUMBER
+    return first if after is None else min(first, after)
 
 
 def row(manifest: Manifest) -> dict[str, Any]:
@@ -58,8 +67,12 @@ async def release(reading: Reading, scope: Scope, manifest: Manifest) -> dict[st
         "base_release": manifest.base or None,
         "source": manifest.source,
         "warnings": manifest.warnings,
-        "changes": None if content is None else await off_loop(len(content), _changes, content),
+        "changes": None if content is None else await off_loop(_weight(content), _changes, content),
     }
+
+
+def _weight(content: Sequence[Written]) -> int:
+    return weight(raw for record in content for raw in (record.old, record.new))
 
 
 def _changes(content: Sequence[Written]) -> list[dict[str, Any]]:
@@ -69,14 +82,15 @@ def _changes(content: Sequence[Written]) -> list[dict[str, Any]]:
 async def key_page(reading: Reading, scope: Scope, key: str, *, limit: int, after: int | None) -> Page:
     """The releases that changed a key, newest first, each with the value before and after it."""
     found: list[dict[str, Any]] = []
-    looked = 0
-    async for one in reading.manifests(scope, MAX_NUMBER if after is None else after):
-        if len(found) == limit or looked == SCANNED:
+    looked = opened = 0
+    async for one in reading.manifests(scope, await _first(reading, scope, after)):
+        if len(found) == limit or looked == SCANNED or opened == OPENED:
             return Page(releases=found, next=one.manifest.number + 1)
         looked += 1
         manifest = one.manifest
         if key not in manifest.keys and manifest.count <= len(manifest.keys):
             continue
+        opened += key not in manifest.keys
         content = await reading.content(scope, manifest.content)
         record = next((record for record in entries_of(content or ()) if record.key == key), None)
         if record is not None and record.old != record.new:
@@ -98,8 +112,22 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
     frozen: Freeze | None
 
 
-def _by_hand(view: View, expected: Mapping[str, bytes]) -> list[dict[str, Any]]:
-    return [change_of(key, expected.get(key), view.raw(key)) for key in sorted(view.drift())]
+def _by_hand(
+    view: View, expected: Mapping[str, bytes], written: Mapping[str, bytes | None]
+) -> list[dict[str, Any]]:
+    found = (key for key in sorted(view.drift()) if view.raw(key) != written.get(key, expected.get(key)))
+    return [change_of(key, expected.get(key), view.raw(key)) for key in found]
+
+
+async def _written(reading: Reading, view: View) -> dict[str, bytes | None]:
+    """What the release writes that is being applied: no hand did that."""
+    if view.head is None or view.head.applying is None:
+        return {}
+    found = await reading.manifest(view.scope, view.head.next_release, revision=view.revision)
+    if found is None or found.manifest.id != view.head.applying.id:
+        return {}
+    content = await reading.content(view.scope, found.manifest.content, revision=view.revision)
+    return {record.key: record.new for record in entries_of(content or ())}
 
 
 async def drift(reading: Reading, scope: Scope) -> Drift:
@@ -107,7 +135,8 @@ async def drift(reading: Reading, scope: Scope) -> Drift:
     view = await reading.view(scope, records=False)
     hand = None
     if view.expected is not None:
-        hand = await off_loop(len(view.entries), _by_hand, view, view.expected)
+        written = await _written(reading, view)
+        hand = await off_loop(len(view.entries), _by_hand, view, view.expected, written)
     overrides = []
     for key, number in sorted(view.head.overrides.items() if view.head else ()):
         record = view.overrides.get(key)

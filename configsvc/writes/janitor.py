@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
 from datetime import UTC, datetime
 from time import monotonic
 
@@ -24,6 +24,7 @@ from configsvc.core.model import (
     Unreadable,
     content_prefix,
     head_path,
+    is_key,
     manifests_prefix,
     parse_scope,
     releases_prefix,
@@ -34,7 +35,8 @@ from configsvc.errors import ConfigSvcError, InvalidRequest
 from configsvc.etcd.ops import Compare, Delete, EtcdError, NotFound, Put, Range, Txn, prefix_end
 from configsvc.writes import txns
 from configsvc.writes.applying import WriterEtcd
-from configsvc.writes.window import Broken, Busy, decoded
+from configsvc.writes.reading import decoded
+from configsvc.writes.window import Broken, Busy
 from configsvc.writes.writer import Writer
 
 LEASE_S = 10
@@ -204,7 +206,7 @@ class Janitor:
                 scope, record = parse_scope(namespace, environment), decode_override(kv.value)
             except (ValueError, UnicodeDecodeError, Unreadable, InvalidRequest):
                 continue
-            if record.expires_at is not None:
+            if record.expires_at is not None and is_key(key):
                 found.setdefault(scope, {})[key] = (record.expires_at, record.release)
         self._due = (mark, found)
         return found
@@ -233,16 +235,23 @@ class Janitor:
                     key = prefix_end(releases_prefix(scope))
 
     async def _sweep(self, scope: Scope) -> None:
-        listed = await self._etcd.list(manifests_prefix(scope))
-        manifests = [found for kv in listed.kvs if (found := _manifest(kv.value)) is not None]
+        contents = await self._contents(scope)
+        # The head before the manifests: while it stays as it is, there is no release that they do not tell of.
         stored = await self._etcd.range(Range(key=head_path(scope)))
         head = decoded(stored.kvs[0]) if stored.kvs else None
+        compare = (*self._fence(), txns.at(head_path(scope), stored.kvs[0].mod_revision if stored.kvs else 0))
+        listed = await self._etcd.list(manifests_prefix(scope))
+        manifests = [found for kv in listed.kvs if (found := _manifest(kv.value)) is not None]
         if head is not None and head.applying is None and head.release:
-            removed = await self._prune(scope, manifests, head, stored.kvs[0].mod_revision)
+            removed = await self._prune(scope, manifests, head, compare)
             manifests = [one for one in manifests if one.number not in removed]
-        await self._remove_orphans(scope, manifests)
+        named = {id for one in manifests for id in (one.content, one.checkpoint) if id}
+        orphans = {prefix for prefix in contents if prefix.split(b"/")[-2].decode(errors="replace") not in named}
+        await self._remove_orphans(scope, orphans, compare)
 
-    async def _prune(self, scope: Scope, manifests: list[Manifest], head: Head, head_mod: int) -> set[int]:
+    async def _prune(
+        self, scope: Scope, manifests: list[Manifest], head: Head, compare: tuple[Compare, ...]
+    ) -> set[int]:
         first = first_kept(manifests, head, self._retention, datetime.now(UTC))
         old = [one for one in manifests if one.number < first]
         for one in old:
@@ -250,7 +259,6 @@ class Janitor:
             for content in filter(None, (one.content, one.checkpoint)):
                 prefix = content_prefix(scope, content)
                 gone.append(Delete(key=prefix, range_end=prefix_end(prefix)))
-            compare = (*self._fence(), txns.at(head_path(scope), head_mod))
             if not (await self._etcd.txn(Txn(compare=compare, success=tuple(gone)))).succeeded:
                 return set()
             self.pruned += 1
@@ -258,16 +266,14 @@ class Janitor:
             log.info("old releases removed", scope=str(scope), count=len(old), oldest_kept=first)
         return {one.number for one in old}
 
-    async def _remove_orphans(self, scope: Scope, manifests: Iterable[Manifest]) -> None:
+    async def _remove_orphans(self, scope: Scope, there: Set[bytes], compare: tuple[Compare, ...]) -> None:
         """Remove content that no release names, and has not for an hour. A window's is named by its manifest."""
-        named = {id for one in manifests for id in (one.content, one.checkpoint) if id}
         now = self._clock()
-        there = {prefix for prefix in await self._contents(scope) if prefix.split(b"/")[-2].decode() not in named}
         for prefix in there:
             if now - self._orphans.setdefault(prefix, now) < ORPHAN_S:
                 continue
             gone = Delete(key=prefix, range_end=prefix_end(prefix))
-            if (await self._etcd.txn(Txn(compare=self._fence(), success=(gone,)))).succeeded:
+            if (await self._etcd.txn(Txn(compare=compare, success=(gone,)))).succeeded:
                 log.info("content of a release that was never made removed", scope=str(scope))
         mine = releases_prefix(scope)
         self._orphans = {
@@ -283,9 +289,11 @@ class Janitor:
             page = await self._etcd.range(Range(key=key, range_end=prefix_end(prefix), limit=1, keys_only=True))
             if not page.kvs:
                 return found
-            one = page.kvs[0].key.rpartition(b"/")[0] + b"/"
-            found.append(one)
-            key = prefix_end(one)
+            name, slash, _ = page.kvs[0].key[len(prefix) :].partition(b"/")
+            if slash:
+                found.append(prefix + name + slash)
+            # What somebody put beside the contents is none, and stays.
+            key = prefix_end(prefix + name + slash) if slash else page.kvs[0].key + b"\0"
 
     def _fence(self) -> tuple[Compare, ...]:
         """Holds while it is our turn."""

@@ -6,7 +6,7 @@ remembered per scope, bounded in bytes, so that a series of writes does not read
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from configsvc.core.commands import Stored, View
 from configsvc.core.model import (
@@ -17,6 +17,7 @@ from configsvc.core.model import (
     decode_head,
     epoch_path,
     head_path,
+    is_key,
     labels_prefix,
     locate,
     manifests_prefix,
@@ -39,6 +40,7 @@ from configsvc.core.release import (
 )
 from configsvc.errors import NotFound
 from configsvc.etcd.ops import Compacted, Etcd, Header, KeyValue, Range, RangeResult, Refused, Txn, prefix_end
+from configsvc.writes.threads import off_loop, weight
 
 REMEMBERED_BYTES = 64 * 1024 * 1024
 """How much of the scopes' deployed states is kept in memory."""
@@ -48,8 +50,6 @@ TRIES = 5
 SMALL_KEYS, SMALL_BYTES = 500, 256 * 1024
 """Up to here a scope is small."""
 MAX_SMALL = 10_000
-MAX_NUMBER = 10**12 - 1
-"""Release numbers have 12 digits at most."""
 
 
 class Past(NamedTuple):
@@ -66,9 +66,13 @@ class Past(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A manifest and the revision at which it was created."""
+    """A manifest, the revision at which it was created, and the one from which readers see its release.
+
+    A window puts it again when it closes: until then the second is that of the opening too.
+    """
 
     manifest: Manifest
+    created: int
     revision: int
 
 
@@ -125,12 +129,7 @@ class Reading:
         if pending is None or pending.more:
             pending = await self._pending(scope, revision, records)
         self._note_size(scope, stored.kvs)
-        head = None
-        if head_kv is not None:
-            try:
-                head = decode_head(head_kv.value)
-            except Unreadable:
-                head = None
+        head = decoded(head_kv)
         past = await self._past(scope, head.release, head.id, revision) if head and head.release else None
         expected: Mapping[str, bytes] | None = {}
         if head and head.release:
@@ -142,8 +141,8 @@ class Reading:
             head=head,
             head_raw=head_kv.value if head_kv else None,
             head_mod=head_kv.mod_revision if head_kv else 0,
-            newest=_number(newest[0].key) if newest else 0,
-            entries=_entries(stored.kvs),
+            newest=max((_number(kv.key) for kv in newest), default=0),
+            entries=await off_loop(len(stored.kvs), _entries, stored.kvs),
             expected=expected,
             overrides=_overrides(pending.kvs, scope),
             schema=schema_kv.value if schema_kv else None,
@@ -153,6 +152,10 @@ class Reading:
             label_mod=label_kv.mod_revision if label and label_kv else 0,
             recent=sum(_is_since(kv, since) for kv in newest) if max_recent else 0,
         )
+
+    async def head(self, scope: Scope) -> KeyValue | None:
+        """The scope's head as it is stored now."""
+        return _first(await self._etcd.range(Range(key=head_path(scope))))
 
     async def _pending(self, scope: Scope, revision: int, records: bool) -> RangeResult:
         try:
@@ -209,9 +212,10 @@ class Reading:
         """What a release wrote; None where its content is not there, or is cut short. Without an id it is nothing."""
         if not content_id:
             return []
-        chunks = await self._etcd.list(content_prefix(scope, content_id), revision=revision)
+        chunks = (await self._etcd.list(content_prefix(scope, content_id), revision=revision)).kvs
         try:
-            return decode_content(b"".join(kv.value for kv in chunks.kvs)) if chunks.kvs else None
+            stored = (kv.value for kv in chunks)
+            return await off_loop(weight(stored), _joined, chunks) if chunks else None
         except Unreadable:
             return None
 
@@ -225,11 +229,17 @@ class Reading:
 
     async def missing(self, scope: Scope, number: int) -> NotFound:
         """Why a release cannot be had: it never was, or it is not kept any more."""
-        kept = [one.manifest.number async for one in self.manifests(scope, MAX_NUMBER)]
-        newest, oldest = max(kept, default=None), min(kept, default=None)
-        if not kept or number > max(kept) or number < 1:
+        newest, oldest = await self._last(scope, "DESCEND"), await self._last(scope, "ASCEND")
+        if newest is None or number > newest or number < 1:
             return NotFound(f"{scope} has no release {number}", code="release_not_found", newest=newest)
         return NotFound(f"release {number} of {scope} is not kept any more", code="release_pruned", oldest=oldest)
+
+    async def _last(self, scope: Scope, order: Literal["ASCEND", "DESCEND"]) -> int | None:
+        """The number of the release that comes first in an order."""
+        prefix = manifests_prefix(scope)
+        ask = Range(key=prefix, range_end=prefix_end(prefix), limit=1, keys_only=True, sort_order=order)
+        kv = _first(await self._etcd.range(ask))
+        return _number(kv.key) if kv else None
 
     def remember(self, scope: Scope, past: Past) -> None:
         """Note what a release that was just made left."""
@@ -250,7 +260,10 @@ class Reading:
             return known
         chain: list[Manifest] = []
         async for found in self.manifests(scope, number + 1, revision=revision):
-            if chain and found.manifest.number != chain[-1].base:
+            if chain and found.manifest.number > chain[-1].base:
+                # Given up: the one after it does not stand on it.
+                continue
+            if chain and found.manifest.number < chain[-1].base:
                 break
             chain.append(found.manifest)
             if found.manifest.checkpoint is not None:
@@ -266,11 +279,24 @@ class Reading:
             if content is None:
                 return None
             steps.append(content)
-        past = Past(id, number, replay({}, whole, *steps), len(steps), sum(map(size_of, steps)))
+        after = await off_loop(sum(map(len, (whole, *steps))), replay, {}, whole, *steps)
+        past = Past(id, number, after, len(steps), sum(map(size_of, steps)))
         current = self._pasts.get(scope)
         if current is None or current[1].number < number:
             self.remember(scope, past)
         return past
+
+
+def decoded(stored: KeyValue | None) -> Head | None:
+    """The head that is stored; None where there is none that reads."""
+    try:
+        return decode_head(stored.value) if stored else None
+    except Unreadable:
+        return None
+
+
+def _joined(chunks: Sequence[KeyValue]) -> list[Written]:
+    return decode_content(b"".join(kv.value for kv in chunks))
 
 
 def _below(prefix: bytes, limit: int) -> Range:
@@ -287,13 +313,14 @@ def _first(result: RangeResult) -> KeyValue | None:
 
 
 def _number(path: bytes) -> int:
+    """The number in a manifest's etcd key; 0 in one that was made up."""
     name = path.rpartition(b"/")[2]
-    return int(name) if name.isdigit() else 0
+    return int(name) if len(name) == len(manifest_name(0)) and name.isdigit() else 0
 
 
 def _manifest(kv: KeyValue) -> Found | None:
     try:
-        return Found(decode_manifest(kv.value), kv.create_revision)
+        return Found(decode_manifest(kv.value), kv.create_revision, kv.mod_revision)
     except Unreadable:
         return None
 
@@ -320,7 +347,9 @@ def _overrides(kvs: Sequence[KeyValue], scope: Scope) -> dict[str, Override]:
     found: dict[str, Override] = {}
     for kv in kvs:
         try:
-            found[kv.key[prefix:].decode()] = decode_override(kv.value)
+            key = kv.key[prefix:].decode()
+            if is_key(key):
+                found[key] = decode_override(kv.value)
         except (Unreadable, UnicodeDecodeError):
             continue
     return found

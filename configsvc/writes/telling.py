@@ -5,14 +5,20 @@ from configsvc.etcd.ops import Ambiguous, EtcdError, Invalid, NoSpace, Refused
 
 
 class told:  # noqa: N801  # reads as a statement
-    """etcd's errors, as a caller of the service is told them."""
+    """etcd's errors, as a caller of the service is told them.
+
+    `sent` says whether anything that is sent inside changes what the caller asked to change.
+    """
+
+    def __init__(self, *, sent: bool = True) -> None:
+        self._sent = sent
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         match error:
-            case Ambiguous():
+            case Ambiguous() if self._sent:
                 raise OutcomeUnknown(
                     "etcd did not answer, and whether the write took place is not known: send it again with the same "
                     "Idempotency-Key, or look at the versions"

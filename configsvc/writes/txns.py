@@ -30,9 +30,8 @@ OVERHEAD_BYTES = 128
 """What a record costs in a transaction beside its key, twice, and its value."""
 HEAD_BYTES = 4096
 """Room for the fence."""
-
-
 FIRST_CHUNK = b"/000000"
+"""How the etcd key of a content's first chunk ends."""
 
 
 def at(key: bytes, mod_revision: int) -> Compare:
@@ -101,7 +100,7 @@ def guards(plan: Plan, view: View) -> tuple[Compare, ...]:
         at(head_path(plan.scope), view.head_mod),
         at(schema_path(plan.scope.namespace), view.schema_mod),
         # Its value: after a rebuild by a script revisions may repeat, values do not.
-        Compare(key=epoch, target="VALUE", value=view.epoch) if view.epoch else absent(epoch),
+        Compare(key=epoch, target="VALUE", value=view.epoch) if view.epoch is not None else absent(epoch),
     ]
     if plan.manifest.version:
         found.append(at(label_path(plan.scope, plan.manifest.version), view.label_mod))

@@ -7,19 +7,19 @@ before it opens. A key next to it, on a lease, says that its writer lives. Rules
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 import structlog
 
 from configsvc.core.commands import View
+from configsvc.core.draft import names
 from configsvc.core.model import (
     RECEIPTS,
     Applying,
     Head,
     Scope,
-    Unreadable,
     decode_head,
     encode_head,
     entry_path,
@@ -30,9 +30,24 @@ from configsvc.core.model import (
 from configsvc.core.plan import Plan
 from configsvc.core.release import DEPLOYING, Manifest, Written, encode_record, entries_of
 from configsvc.errors import OutcomeUnknown
-from configsvc.etcd.ops import Compare, Delete, EtcdError, KeyValue, NotFound, Put, Range, Txn, prefix_end
+from configsvc.etcd import limits
+from configsvc.etcd.ops import (
+    Compare,
+    Delete,
+    EtcdError,
+    Invalid,
+    KeyValue,
+    NoSpace,
+    NotFound,
+    Put,
+    Range,
+    Txn,
+    prefix_end,
+)
 from configsvc.writes import txns
 from configsvc.writes.applying import RETRY_S, Applier, Job, Moved, Ticket, beside
+from configsvc.writes.reading import decoded
+from configsvc.writes.threads import off_loop, weight
 
 LEASE_S = 10
 """How long a window stays its writer's after that was last heard of."""
@@ -40,6 +55,12 @@ RENEW_S = 3.0
 PAGE = 5000
 CHUNK_RECORDS = 100
 """Records of one transaction inside a window, at most; they have to fit it too."""
+TRIES = 5
+"""How often a chunk lets a hand come first."""
+LOOKS = 3
+"""How often it is looked, at the end, for what a hand has put over the chunks."""
+NAMED = 20
+"""How many of the keys that were overwritten are named."""
 
 log = structlog.get_logger()
 
@@ -73,6 +94,13 @@ class _Open(NamedTuple):
         return Put(key=self.path, value=encode_head(head, self.raw))
 
 
+class Made(NamedTuple):
+    """A release that came out of a window: the revision from which readers see it, and what is to be told of it."""
+
+    revision: int
+    warnings: list[str]
+
+
 class Windows:
     """Opens apply windows, and finishes those of others, as the writer `by`."""
 
@@ -87,21 +115,21 @@ class Windows:
 
     # ---- our own ----------------------------------------------------------------------------------------------------
 
-    async def apply(self, plan: Plan, view: View, job: Job, ticket: Ticket | None) -> int:
-        """Make a release through a window; returns its revision. Raises as `Applier.apply` does.
+    async def apply(self, plan: Plan, view: View, job: Job, ticket: Ticket | None) -> Made:
+        """Make a release through a window; says how it came out. Raises as `Applier.apply` does.
 
         `OutcomeUnknown` also where etcd went away in the middle: the window is then finished or undone by the next
         writer, and readers see the state before it until then.
         """
         scope = plan.scope
-        receipt = (ticket.path, txns.receipt_for(plan, ticket.request)) if ticket else None
-        content = txns.window_content(plan, view, receipt)
-        manifest = msgspec.structs.replace(job.manifest, content=job.manifest.content or txns.new_id())
-        job = job._replace(manifest=manifest)
+        size = weight(raw for step in plan.steps for raw in (step.old, step.new)) + weight(one.new for one in job.state)
+        job, content, sha256, staged = await off_loop(size, _prepared, plan, view, job, ticket, self._chunk_records)
+        await self._check_space(2 * sum(len(put.value) for put in staged))
+        manifest = job.manifest
         applying = Applying(
             id=manifest.id,
             release=plan.number,
-            sha256=txns.digest(content),
+            sha256=sha256,
             kind=plan.kind,
             state="opened",
             since=self._now(),
@@ -109,7 +137,6 @@ class Windows:
         )
         head = msgspec.structs.replace(view.head or Head(), applying=applying)
         put = Put(key=head_path(scope), value=encode_head(head, view.head_raw))
-        staged = job.puts(scope, content)
         await self._applier.stage(staged)
         async with self._alive(scope, applying.id) as alive:
             others = [*beside(plan, job, ticket), alive]
@@ -130,6 +157,14 @@ class Windows:
             except EtcdError as error:
                 raise _unknown(plan.number, applying.id) from error
 
+    async def _check_space(self, wanted: int) -> None:
+        """A large release is not begun where etcd would refuse the rest of it, as far as it says how much it takes."""
+        status = await self._etcd.status()
+        if any("NOSPACE" in error for error in status.errors):
+            raise NoSpace("alarm NOSPACE")
+        if status.quota and status.db_used + wanted > status.quota:
+            raise NoSpace(f"{wanted} bytes are wanted, and {status.db_used} of {status.quota} are used")
+
     async def _unmoved(self, plan: Plan, view: View) -> bool:
         """Whether the keys are as they were planned on: no chunk is written yet, so they can still be compared."""
         now = await self._revisions(plan.scope)
@@ -137,22 +172,19 @@ class Windows:
             return now == {key: stored.mod_revision for key, stored in view.entries.items()}
         return all(now.get(step.key, 0) == step.mod_revision for step in plan.steps)
 
-    async def _outcome(self, scope: Scope, id: str, number: int) -> int:
+    async def _outcome(self, scope: Scope, id: str, number: int) -> Made:
         """What became of a window that somebody took over; waits for its end."""
         deadline = self._applier.clock() + self._applier.patience_s
         while self._applier.clock() < deadline:
             with contextlib.suppress(EtcdError):
-                stored = await self._applier.head(scope)
-                head = decoded(stored)
+                head = decoded(await self._applier.reading.head(scope))
                 # Without a head that reads the window has no end yet.
-                if stored and head and (head.applying is None or head.applying.id != id):
+                if head and (head.applying is None or head.applying.id != id):
                     found = await self._applier.reading.manifest(scope, number)
                     if found is None or found.manifest.id != id:
                         raise Moved
-                    if head.id == id and head.applying is None:
-                        return stored.mod_revision
                     if await self._applier.reading.is_made(scope, head, found.manifest):
-                        return found.revision
+                        return Made(found.revision, found.manifest.warnings)
                     break
             await self._applier.sleep(RETRY_S)
         raise _unknown(number, id)
@@ -164,7 +196,7 @@ class Windows:
 
         Raises `Busy` where its writer is alive, `Broken` where it cannot be finished, `EtcdError` kinds.
         """
-        stored = await self._applier.head(scope)
+        stored = await self._applier.reading.head(scope)
         head = decoded(stored)
         if stored is None or head is None or head.applying is None:
             return False
@@ -188,8 +220,10 @@ class Windows:
             try:
                 window = _Open(scope, head, applying, put.value, taken.header.revision)
                 await self._resume(window, manifest, content)
-            except _TakenOver:
+            except (_TakenOver, NotFound):
                 raise Busy from None
+            except Invalid as error:
+                raise Broken(f"etcd cannot take what is left of release {manifest.number}: {error.detail}") from error
         return True
 
     async def _staged(self, scope: Scope, head: Head, applying: Applying) -> tuple[Manifest, list[Written]]:
@@ -198,7 +232,8 @@ class Windows:
         if found is None or found.manifest.id != applying.id:
             raise Broken(f"the manifest of release {number} of {scope} is gone")
         content = await self._applier.reading.content(scope, found.manifest.content)
-        if content is None or txns.digest(content) != applying.sha256:
+        size = weight(raw for record in content or () for raw in (record.old, record.new))
+        if content is None or await off_loop(size, txns.digest, content) != applying.sha256:
             raise Broken(f"the content of release {number} of {scope} is gone or damaged")
         return found.manifest, content
 
@@ -216,10 +251,11 @@ class Windows:
                 return
             window = await self._verified(window)
         # What is there already was written by the writer before.
-        left = [one for one in content if one.key.startswith("/") or _raw(now(one)) != one.new]
-        mods = {one.key: _mod(now(one)) for one in entries_of(left)}
-        by_hand = [one.key for one in entries_of(left) if one.old != one.new and _raw(now(one)) != one.old]
-        await self._roll_forward(window, manifest, left, mods, by_hand)
+        there = frozenset(one.key for one in entries_of(content) if _raw(now(one)) == one.new)
+        mods = {one.key: _mod(now(one)) for one in entries_of(content)}
+        left = [one for one in entries_of(content) if one.key not in there and one.old != one.new]
+        by_hand = [one.key for one in left if _raw(now(one)) != one.old]
+        await self._roll_forward(window, manifest, content, mods, there, by_hand)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
@@ -237,16 +273,16 @@ class Windows:
                 result = await self._etcd.txn(txn)
                 if result.succeeded:
                     return _moved(window, head, put.value, result.header.revision)
+                found = await self._applier.reading.head(window.scope)
             except EtcdError as error:
                 if not txns.passes(error) or self._applier.clock() >= deadline:
                     raise
                 await self._applier.sleep(RETRY_S)
-            with contextlib.suppress(EtcdError):
-                found = await self._applier.head(window.scope)
-                if found is not None and found.value == put.value and found.mod_revision > window.fence:
-                    return _moved(window, head, put.value, found.mod_revision)
-                if _mod(found) != window.fence:
-                    raise _TakenOver
+                continue
+            if found is not None and found.value == put.value and found.mod_revision > window.fence:
+                # An earlier try landed after all.
+                return _moved(window, head, put.value, found.mod_revision)
+            raise _TakenOver
 
     async def _roll_forward(
         self,
@@ -254,21 +290,29 @@ class Windows:
         manifest: Manifest,
         content: Sequence[Written],
         mods: dict[str, int],
-        by_hand: Sequence[str] = (),
-    ) -> int:
-        """Write what is left, chunk by chunk, then close; returns the closing revision.
+        there: frozenset[str] = frozenset(),
+        by_hand: Iterable[str] = (),
+    ) -> Made:
+        """Write what is not `there` yet, chunk by chunk, then close.
 
-        `by_hand` are keys of which it is known that somebody has put them meanwhile.
+        `mods` are the keys' revisions as far as they are known, and `by_hand` those of which it is known that somebody
+        has put them meanwhile. Who does so after their chunk is overwritten as well, a few times.
         """
-        overwritten = list(by_hand)
-        for batch in txns.batches(window.scope, content, max_records=self._chunk_records):
-            overwritten += await self._write(window, batch, mods)
-        others: list[Put | Delete] = []
+        overwritten = set(by_hand)
+        left: Sequence[Written] = [one for one in content if one.key not in there]
+        for _ in range(LOOKS):
+            for batch in txns.batches(window.scope, left, max_records=self._chunk_records):
+                overwritten |= await self._write(window, batch, mods)
+            now = await self._revisions(window.scope)
+            left = [one for one in entries_of(content) if one.old != one.new and now.get(one.key, 0) != mods[one.key]]
+            if not left:
+                break
         if overwritten:
-            text = f"put by hand while it was being applied, and overwritten: {', '.join(sorted(set(overwritten)))}"
-            changed = msgspec.structs.replace(manifest, warnings=[*manifest.warnings, text])
-            path = txns.manifest_path(window.scope, manifest.number)
-            others.append(Put(key=path, value=encode_record(changed)))
+            text = f"put by hand while it was being applied, and overwritten: {names(overwritten, NAMED)}"
+            manifest = msgspec.structs.replace(manifest, warnings=[*manifest.warnings, text])
+        # Put again in any case: its revision is then the one from which readers see the release.
+        path = txns.manifest_path(window.scope, manifest.number)
+        others: list[Put | Delete] = [Put(key=path, value=encode_record(manifest))]
         for record in content:
             if txns.closing(window.scope, record) and record.new is not None and record.key != window.path.decode():
                 path = record.key.encode()
@@ -278,14 +322,25 @@ class Windows:
                     others.append(Put(key=path, value=record.new, lease=found.kvs[0].lease if found.kvs else 0))
         head = next(record.new for record in reversed(content) if record.key == window.path.decode())
         assert head is not None
-        return (await self._fenced(window, decode_head(head), *others)).fence
+        closed = await self._fenced(window, decode_head(head), *others)
+        return Made(closed.fence, manifest.warnings)
 
-    async def _write(self, window: _Open, records: list[Written], mods: dict[str, int]) -> list[str]:
-        """Write one chunk. The release wins over what was put by hand meanwhile; returns those keys."""
+    async def _write(self, window: _Open, records: list[Written], mods: dict[str, int]) -> set[str]:
+        """Write one chunk, and note the revisions of its keys.
+
+        The release wins over what was put by hand meanwhile; returns those keys.
+        """
         overwritten: set[str] = set()
         records = list(records)
-        while records and not await self._applier.persist(_chunk(window, records, mods)):
-            if _mod(await self._applier.head(window.scope)) != window.fence:
+        tries = 0
+        while records:
+            tries += 1
+            # A hand that never rests would come first each time: in the end the fence alone is compared.
+            revision = await self._applier.persist(_chunk(window, records, mods if tries < TRIES else None))
+            if revision:
+                mods.update((one.key, 0 if one.new is None else revision) for one in entries_of(records))
+                break
+            if _mod(await self._applier.reading.head(window.scope)) != window.fence:
                 raise _TakenOver
             for record in list(entries_of(records)):
                 path = entry_path(window.scope, record.key)
@@ -299,7 +354,7 @@ class Windows:
                     records.remove(record)
                 else:
                     overwritten.add(record.key)
-        return sorted(overwritten)
+        return overwritten
 
     async def _undo(self, window: _Open, manifest: Manifest, content: Sequence[Written]) -> None:
         """Close a window in which nothing was applied: the head as it was, no manifest, no receipt."""
@@ -331,14 +386,11 @@ class Windows:
                 continue
 
     async def _revisions(self, scope: Scope) -> dict[str, int]:
-        """Every entry's `mod_revision`, at one revision."""
-        prefix = entry_path(scope, "")
-        start, revision = prefix, 0
+        """Every entry's `mod_revision`, each as of now or later: nothing is asked that a compaction could refuse."""
+        prefix = start = entry_path(scope, "")
         found: dict[str, int] = {}
         while True:
-            ask = Range(key=start, range_end=prefix_end(prefix), revision=revision, limit=PAGE, keys_only=True)
-            page = await self._etcd.range(ask)
-            revision = revision or page.header.revision
+            page = await self._etcd.range(Range(key=start, range_end=prefix_end(prefix), limit=PAGE, keys_only=True))
             for kv in page.kvs:
                 place = locate(kv.key)
                 if place.kind == "entry":
@@ -348,22 +400,33 @@ class Windows:
             start = page.kvs[-1].key + b"\0"
 
 
-def _chunk(window: _Open, records: Sequence[Written], mods: dict[str, int]) -> Txn:
-    compare: list[Compare] = [txns.at(window.path, window.fence)]
-    compare += [txns.at(entry_path(window.scope, one.key), mods[one.key]) for one in entries_of(records)]
-    return Txn(compare=tuple(compare), success=tuple(txns.write(window.scope, one) for one in records))
+def _prepared(
+    plan: Plan, view: View, job: Job, ticket: Ticket | None, chunk_records: int
+) -> tuple[Job, list[Written], str, tuple[Put, ...]]:
+    """All that a window will write, its hash, and the puts that stage it. Raises `Invalid` where a chunk cannot be."""
+    receipt = (ticket.path, txns.receipt_for(plan, ticket.request)) if ticket else None
+    content = txns.window_content(plan, view, receipt)
+    for batch in txns.batches(plan.scope, content, max_records=chunk_records):
+        limits.check_txn(_chunk_of(plan.scope, 0, batch, {one.key: 0 for one in batch}))
+    manifest = msgspec.structs.replace(job.manifest, content=job.manifest.content or txns.new_id())
+    job = job._replace(manifest=manifest)
+    return job, content, txns.digest(content), job.puts(plan.scope, content)
+
+
+def _chunk(window: _Open, records: Sequence[Written], mods: Mapping[str, int] | None) -> Txn:
+    return _chunk_of(window.scope, window.fence, records, mods)
+
+
+def _chunk_of(scope: Scope, fence: int, records: Sequence[Written], mods: Mapping[str, int] | None) -> Txn:
+    """One chunk under the fence and, with `mods`, under the revisions of its entries."""
+    compare: list[Compare] = [txns.at(head_path(scope), fence)]
+    if mods is not None:
+        compare += [txns.at(entry_path(scope, one.key), mods[one.key]) for one in entries_of(records)]
+    return Txn(compare=tuple(compare), success=tuple(txns.write(scope, one) for one in records))
 
 
 def _moved(window: _Open, head: Head, raw: bytes, fence: int) -> _Open:
     return window._replace(head=head, applying=head.applying or window.applying, raw=raw, fence=fence)
-
-
-def decoded(stored: KeyValue | None) -> Head | None:
-    """The head that is stored; None where there is none that reads."""
-    try:
-        return decode_head(stored.value) if stored else None
-    except Unreadable:
-        return None
 
 
 def _raw(kv: KeyValue | None) -> bytes | None:

@@ -8,17 +8,18 @@ answered from there when it comes again, to whichever replica.
 import asyncio
 import hashlib
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from time import monotonic
-from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import structlog
 
-from configsvc.core.commands import About, Command, Deploy, Promote, Repair, View
+from configsvc.core.commands import About, Change, Command, Deploy, Expire, Promote, Repair, View
 from configsvc.core.guards import Guards
 from configsvc.core.model import (
+    MAX_HEAD_BYTES,
     RECEIPTS,
     Freeze,
     Head,
@@ -35,15 +36,17 @@ from configsvc.core.release import Manifest, Receipt, decode_receipt, entries_of
 from configsvc.errors import (
     ConfigSvcError,
     Conflict,
+    InvalidRequest,
     NotFound,
     PreconditionFailed,
     Unprocessable,
 )
 from configsvc.etcd.ops import (
+    Ambiguous,
     Compacted,
     Delete,
     FutureRevision,
-    NoSpace,
+    KeyValue,
     Put,
     Range,
     Txn,
@@ -51,25 +54,21 @@ from configsvc.etcd.ops import (
 from configsvc.writes import txns
 from configsvc.writes.applying import MAX_STEPS, Applier, LeaseLost, Moved, Ticket, WriterEtcd
 from configsvc.writes.observed import Observer, Seen
-from configsvc.writes.reading import Reading
+from configsvc.writes.reading import Reading, decoded
 from configsvc.writes.telling import told
-from configsvc.writes.window import CHUNK_RECORDS, Broken, Busy, Windows, decoded
+from configsvc.writes.threads import off_loop as off_loop
+from configsvc.writes.threads import weight
+from configsvc.writes.window import CHUNK_RECORDS, Broken, Busy, Windows
 from configsvc_client.protocol import EventId, format_time
 
 TRIES = 8
 """How often a write is planned anew because others came first."""
-BUSY_S = 10.0
-"""How long a write waits for a release that another writer is applying."""
+BUSY_S = 15.0
+"""How long a write waits for a release that another writer is applying: longer than a dead one keeps its lease."""
 RETRY_S = 0.1
 RECEIPT_S = 25 * 3600
 """How long receipts are kept, at least 24 h: those of an hour share a lease."""
 LEASE_SHARED_S = 3600.0
-
-MUCH = 500
-"""From so many keys on, planning takes more than a few milliseconds."""
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -168,7 +167,8 @@ class Writer:
         nothing was changed, and etcd is why. `OutcomeUnknown`: the write may have taken place.
         """
         seen = Seen(None if dry_run else self._observer, self._clock)
-        with seen, told():
+        # What sends the release itself says `OutcomeUnknown` itself: no answer to anything else has changed the scope.
+        with seen, told(sent=False):
             for tries in itertools.count(1):
                 if key and (known := await self._known(scope, key)):
                     seen.outcome = "repeated"
@@ -200,8 +200,8 @@ class Writer:
         raise AssertionError("unreachable")
 
     async def _plan(self, command: Command, view: View, about: About) -> Plan:
-        named = command.values if isinstance(command, Deploy | Promote) else ()
-        return await off_loop(len(view.entries) + len(named), plan, command, view, about, self.guards)
+        size = weight(stored.raw for stored in view.entries.values()) + weight(_named(command))
+        return await off_loop(size, plan, command, view, about, self.guards)
 
     async def _apply(self, found: Plan, view: View, key: Key | None) -> Outcome:
         ticket = Ticket(key.path, key.request, await self._receipt_lease()) if key else None
@@ -209,12 +209,12 @@ class Writer:
             await self._applier.note(found, view, ticket)
             return _outcome(found, view, view.revision, view.epoch)
         job = await off_loop(len(found.steps) + len(view.entries), self._applier.job, found, view)
-        revision = await self._applier.apply(found, view, job, ticket)
+        revision, warnings = await self._applier.apply(found, view, job, ticket), list(found.warnings)
         if revision is None:
-            await self._check_space()
-            revision = await self.windows.apply(found, view, job, ticket)
+            revision, warnings = await self.windows.apply(found, view, job, ticket)
         self.reading.remember(found.scope, job.after)
-        return _outcome(found, view, revision, view.epoch or job.epoch)
+        outcome = _outcome(found, view, revision, view.epoch or job.epoch)
+        return msgspec.structs.replace(outcome, warnings=warnings)
 
     async def _settled_view(self, scope: Scope, label: str | None) -> View:
         """The scope now, with no window open: one that is left open is finished first."""
@@ -227,7 +227,8 @@ class Writer:
             try:
                 await self.windows.finish(scope)
                 continue
-            except Busy:
+            except (Busy, Ambiguous):
+                # The other one's release; nothing of ours has been sent.
                 pass
             except Broken as error:
                 raise Conflict(
@@ -254,7 +255,10 @@ class Writer:
             before = await self.reading.state_at(view.scope, base) if base else {}
         except NotFound:
             return error
-        error.fields["changes"] = differences(before, {key: stored.raw for key, stored in view.entries.items()})
+        now = {key: stored.raw for key, stored in view.entries.items()}
+        error.fields["changes"] = await off_loop(
+            weight(before.values()) + weight(now.values()), differences, before, now
+        )
         return error
 
     async def _check_unchanged(self, view: View, known: EventId) -> None:
@@ -266,12 +270,7 @@ class Writer:
         else:
             try:
                 past = await self.etcd.list(scope_prefix(view.scope), revision=known.revision)
-                then = {locate(kv.key).name: kv.mod_revision for kv in past.kvs if locate(kv.key).kind == "entry"}
-                if then != {key: stored.mod_revision for key, stored in view.entries.items()}:
-                    why = "its values have changed since"
-                head = next((kv.value for kv in past.kvs if kv.key == head_path(view.scope)), None)
-                if head != view.head_raw:
-                    why = why or "it has another release"
+                why = await off_loop(len(past.kvs), _changed_since, past.kvs, view)
                 if view.schema_mod > known.revision:
                     why = why or "its schema has changed since"
             except Compacted:
@@ -284,12 +283,6 @@ class Writer:
                 revision=view.revision,
                 epoch=epoch,
             )
-
-    async def _check_space(self) -> None:
-        """A large release is not begun where etcd would refuse the rest of it."""
-        status = await self.etcd.status()
-        if any("NOSPACE" in error for error in status.errors):
-            raise NoSpace("alarm NOSPACE")
 
     # ---- the past ---------------------------------------------------------------------------------------------------
 
@@ -313,7 +306,7 @@ class Writer:
     async def newest(self, scope: Scope) -> Manifest:
         """The head's release. Raises `NotFound` where there is none."""
         with told():
-            head = decoded(await self._applier.head(scope))
+            head = decoded(await self.reading.head(scope))
             found = await self.reading.manifest(scope, head.release) if head and head.release else None
             if found is None:
                 raise NotFound(f"{scope} has no release", code="release_not_found")
@@ -333,8 +326,12 @@ class Writer:
             return None
         try:
             receipt = decode_receipt(found.kvs[0].value)
-        except Unreadable:
-            return None
+        except Unreadable as error:
+            raise Conflict(
+                "the record of an earlier request with this Idempotency-Key cannot be read; look at the scope, and use "
+                "a new key",
+                code="write_conflict",
+            ) from error
         if receipt.request != key.request:
             raise Unprocessable(
                 "this Idempotency-Key came with another request before; use a new one for each request",
@@ -359,8 +356,9 @@ class Writer:
                     code="write_conflict",
                 )
         if found:
-            version, warnings = found.manifest.version, found.manifest.warnings
+            version = found.manifest.version
             if not receipt.unchanged:
+                warnings = found.manifest.warnings
                 content = await self.reading.content(view.scope, found.manifest.content) or []
                 changes = [change_of(*record) for record in entries_of(content) if record.old != record.new]
         return Outcome(
@@ -392,17 +390,27 @@ class Writer:
     async def head(self, scope: Scope) -> Head:
         """The scope's head, an empty one where there is none."""
         with told():
-            return decoded(await self._applier.head(scope)) or Head()
+            return decoded(await self.reading.head(scope)) or Head()
 
     async def _set_head(self, scope: Scope, change: Callable[[Head], Head]) -> Head:
         with told():
             for _ in range(TRIES):
                 view = await self._settled_view(scope, None)
+                if view.head is None and view.head_raw is not None:
+                    raise Conflict(
+                        f"the head of {scope} cannot be read; `configsvc repair` makes a release of what is there",
+                        code="write_conflict",
+                    )
                 head = change(view.head or Head())
                 put = Put(key=head_path(scope), value=encode_head(head, view.head_raw))
+                if len(put.value) > max(MAX_HEAD_BYTES, len(view.head_raw or b"")):
+                    raise InvalidRequest(
+                        f"the head of {scope} would have {len(put.value)} bytes, at most {MAX_HEAD_BYTES} are allowed",
+                        code="invalid_values",
+                    )
                 if await self._applier.persist(Txn(compare=(txns.at(put.key, view.head_mod),), success=(put,))):
                     return head
-                stored = await self._applier.head(scope)
+                stored = await self.reading.head(scope)
                 if stored is not None and stored.value == put.value:
                     return head
             raise Conflict("other writes came first each time; try again", code="write_conflict")
@@ -425,7 +433,7 @@ class Writer:
 
     async def _abandon(self, scope: Scope) -> None:
         """Close a window without its release, whose number is free again. What was applied of it stays."""
-        stored = await self._applier.head(scope)
+        stored = await self.reading.head(scope)
         head = decoded(stored)
         if stored is None or head is None or head.applying is None:
             return
@@ -437,11 +445,33 @@ class Writer:
         await self._applier.persist(Txn(compare=(txns.at(put.key, stored.mod_revision),), success=(put, *gone)))
 
 
-async def off_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Work out something pure; where it is about many keys, in a thread, so that reads go on meanwhile."""
-    if size < MUCH:
-        return work(*args, **kwargs)
-    return await asyncio.to_thread(work, *args, **kwargs)
+def _named(command: Command) -> Iterable[bytes]:
+    """The values that a command brings."""
+    match command:
+        case Deploy() | Promote():
+            return command.values.values()
+        case Change():
+            return command.set.values()
+        case Expire() | Repair():
+            return ()
+        case _:
+            return command.entries.values()
+
+
+def _changed_since(past: Iterable[KeyValue], view: View) -> str | None:
+    """What is not as it was, for its readers: a freeze is no change, nor is the touch of a head."""
+    then: dict[str, int] = {}
+    head = None
+    for kv in past:
+        place = locate(kv.key)
+        if place.kind == "entry":
+            then[place.name] = kv.mod_revision
+        elif place.kind == "head":
+            head = decoded(kv)
+    if then != {key: stored.mod_revision for key, stored in view.entries.items()}:
+        return "its values have changed since"
+    was, now = head or Head(), view.head or Head()
+    return None if (was.release, was.id) == (now.release, now.id) else "it has another release"
 
 
 def differences(before: dict[str, bytes], after: dict[str, bytes]) -> list[dict[str, Any]]:

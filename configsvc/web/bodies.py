@@ -14,7 +14,7 @@ from configsvc.core.model import MAX_KEY_BYTES, key_problem
 from configsvc.errors import InvalidRequest, RequestTimeout, TooLarge, UnsupportedMediaType
 from configsvc.web.route import Body
 from configsvc.web.syntax import KEY_SCHEMA
-from configsvc.writes.writer import MUCH, off_loop
+from configsvc.writes.threads import MUCH, off_loop
 
 BODY_DIGEST = web.RequestKey("body_digest", bytes)
 """The hash of the body as it was sent."""

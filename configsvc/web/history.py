@@ -11,7 +11,8 @@ from configsvc.web.manage import answer
 from configsvc.writes import history
 from configsvc.writes.reading import Reading
 from configsvc.writes.telling import told
-from configsvc.writes.writer import differences, off_loop
+from configsvc.writes.threads import off_loop
+from configsvc.writes.writer import differences
 
 DEFAULT_LIMIT = 50
 

@@ -27,7 +27,8 @@ from configsvc.web.problems import TYPE
 from configsvc.writes import promotion
 from configsvc.writes.promotion import offered
 from configsvc.writes.telling import told
-from configsvc.writes.writer import Key, Outcome, Prepare, Writer, off_loop
+from configsvc.writes.threads import off_loop
+from configsvc.writes.writer import Key, Outcome, Prepare, Writer
 from configsvc_client.protocol import format_time
 
 SEEN_S = 2.0

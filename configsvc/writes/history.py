@@ -112,9 +112,7 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
     frozen: Freeze | None
 
 
-def _by_hand(
-    view: View, expected: Mapping[str, bytes], written: Mapping[str, bytes | None]
-) -> list[dict[str, Any]]:
+def _by_hand(view: View, expected: Mapping[str, bytes], written: Mapping[str, bytes | None]) -> list[dict[str, Any]]:
     found = (key for key in sorted(view.drift()) if view.raw(key) != written.get(key, expected.get(key)))
     return [change_of(key, expected.get(key), view.raw(key)) for key in found]
 

@@ -14,7 +14,7 @@ from configsvc.core.commands import Policy, Promote, View
 from configsvc.core.model import Scope, value_of
 from configsvc.errors import NotFound, Unprocessable
 from configsvc.writes.reading import Reading
-from configsvc.writes.writer import off_loop
+from configsvc.writes.threads import off_loop
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):

@@ -56,8 +56,7 @@ from configsvc.writes.applying import MAX_STEPS, Applier, LeaseLost, Moved, Tick
 from configsvc.writes.observed import Observer, Seen
 from configsvc.writes.reading import Reading, decoded
 from configsvc.writes.telling import told
-from configsvc.writes.threads import off_loop as off_loop
-from configsvc.writes.threads import weight
+from configsvc.writes.threads import off_loop, weight
 from configsvc.writes.window import CHUNK_RECORDS, Broken, Busy, Windows
 from configsvc_client.protocol import EventId, format_time
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from configsvc.core import backup as file_format
-from configsvc.core.model import Scope, head_path, schema_path
+from configsvc.core.model import Scope, decode_head, head_path, schema_path
 from configsvc.etcd.local import LocalEtcd
 from configsvc.writes.schedule import kept_here
 from tests.support.etcd import delete, newest, options, put, wipe
@@ -175,30 +175,28 @@ async def test_the_schema_comes_back_too(full: Api, store: Store) -> None:
 
 async def test_a_backup_from_within_an_open_window(full: Api, store: Store) -> None:
     """Saved while a large release is half applied: what comes back is the state before it."""
-    await full.deploy(dict.fromkeys(numbered(1500), 1), overrides="discard", force="x", version="before")
-    before = await store.entries()
-    files: list[bytes] = []
+    release = (await full.deploy(dict.fromkeys(numbered(1500), 1), overrides="discard", force="x"))["release"]
+    before: dict[int, dict[str, bytes]] = {}
+    files: list[tuple[bytes, int]] = []
     finished = asyncio.Event()
 
     async def saving() -> None:
         while not finished.is_set():
             file = await save(full, namespace=full.namespace)
-            head = file_format.read(file, 10**8).items[head_path(Scope(full.namespace, "production"))]
-            if b'"applying"' in head:
-                files.append(file)
+            head = decode_head(file_format.read(file, 10**8).items[head_path(Scope(full.namespace, "production"))])
+            if head.applying:
+                files.append((file, head.release))
 
     task = asyncio.create_task(saving())
-    number = 1
     async with asyncio.timeout(120):
         while not files:
-            number += 1
-            await full.deploy(dict.fromkeys(numbered(1500), number))
-            if not files:
-                before = await store.entries()
+            before[release] = await store.entries()
+            release = (await full.deploy(dict.fromkeys(numbered(1500), release)))["release"]
     finished.set()
     await task
-    await restore(full, files[0], force="x")
-    assert await store.entries() == before
+    file, last = files[0]
+    await restore(full, file, force="x")
+    assert await store.entries() == before[last]
 
 
 async def test_what_was_garbled_by_hand_is_saved_as_it_is(full: Api, store: Store) -> None:

@@ -16,9 +16,12 @@ from configsvc.errors import InvalidRequest
 
 MAX_STATE_BYTES = 128 * 1024 * 1024
 """Keys and values of a document, every name written out and every alias followed: a short text can stand for much."""
+MAX_PARTS = 2_000_000
+"""Names, values, commas and brackets in a JSON text: each may take a hundred bytes, and 64 MiB can have 40 million."""
 MAX_PROBLEMS = 50
 """How many are told; the rest is counted."""
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -236,8 +239,28 @@ def decoded(text: bytes) -> str:
 # ---- JSON ------------------------------------------------------------------------------------------------------------
 
 
+def _has_many_parts(body: bytes) -> bool:
+    """Whether a text has more than `MAX_PARTS`, found before anything is made of them."""
+
+    def between(start: int, end: int) -> int:
+        return sum(body.count(sign, start, end) for sign in (b",", b"[", b"{"))
+
+    if between(0, len(body)) + body.count(b'"') // 2 <= MAX_PARTS:
+        return False
+    # Some of these may be in texts, which are one part each.
+    found = at = 0
+    for match in _STRING.finditer(body):
+        found += 1 + between(at, match.start())
+        at = match.end()
+        if found > MAX_PARTS:
+            return True
+    return found + between(at, len(body)) > MAX_PARTS
+
+
 def _json(body: bytes) -> Any:
     text = decoded(body)
+    if _has_many_parts(body):
+        raise malformed(Problem("", f"has more than {MAX_PARTS} names, values, commas and brackets"))
     doubled: list[Problem] = []
 
     def members(pairs: list[tuple[str, Any]]) -> Object:

@@ -349,6 +349,17 @@ def test_short_texts_that_stand_for_long_ones(monkeypatch: pytest.MonkeyPatch) -
     assert "more than 20000 bytes with its names written out" in refused(prefixed).detail
 
 
+@pytest.mark.parametrize("text", [b'["a",%s1]', b"[%s1]", b'{"a":[%s{}]}'])
+def test_texts_of_very_many_parts(monkeypatch: pytest.MonkeyPatch, text: bytes) -> None:
+    """The text is a fraction of what is made of it."""
+    monkeypatch.setattr(documents, "MAX_PARTS", 1000)
+    for part in (b"[],", b'"",', b'{"b":1},', b"1,", b'"\\\\",', b'"\\"",', b'"\n"'):
+        assert "has more than 1000 names" in refused(text % (part * 1000), parse_list).detail
+    assert parse_value(as_json('[{,\\"' * 1000)) == as_json('[{,\\"' * 1000)
+    few = as_json([["a,b", {"c": "[["}]] * 70)
+    assert parse_list(few) is not None
+
+
 def test_names_that_are_too_long_for_a_key_are_not_followed() -> None:
     """Each key below would repeat them: a megabyte of text could stand for a terabyte."""
     (problem,) = refused(as_json({"x" * 100_000: {str(n): 1 for n in range(1000)}})).fields["problems"]

@@ -174,7 +174,9 @@ class AsyncAdminClient:
 
     async def status(self) -> types.Status:
         """How the scope is: its newest release, what is pending, frozen or changed by hand, and how fresh reads are."""
-        service, drift, newest = await self.service(), await self.drift(), await self.page(limit=1)
+        service, drift = await self.service(), await self.drift()
+        # A release that is still being applied is listed before it is the scope's.
+        newest = await self.page(limit=1, after=(drift.release or 0) + 1)
         headers: Mapping[str, str] = {}
         with suppress(AdminError):
             # There may be nothing to read yet, or no data; the rest is answered by etcd.
@@ -230,9 +232,8 @@ class AsyncAdminClient:
 
         An `emergency` needs a `reason`, and that permission.
         """
-        values = b",".join(encoded(str(key)) + b":" + encoded(value) for key, value in (set or {}).items())
         keys = [delete] if isinstance(delete, str) else list(delete)
-        body = b'{"set":{%b},"delete":%b}' % (values, encoded(keys))
+        body = b'{"set":%b,"delete":%b}' % (_object(set or {}), encoded(keys))
         query = {"emergency": emergency or None, "ttl_s": ttl_s}
         return await self._write("PATCH", "config", about=about, query=query, body=body)
 
@@ -240,7 +241,8 @@ class AsyncAdminClient:
         self, key: str, value: Any, *, ttl_s: float | None = None, **about: Unpack[WriteOptions]
     ) -> types.Outcome:
         """Set one key at once, past review; `reason` is needed."""
-        return await self._write("PUT", "emergency", key, about=about, query={"ttl_s": ttl_s}, body=encoded(value))
+        body = encoded(value, key)
+        return await self._write("PUT", "emergency", key, about=about, query={"ttl_s": ttl_s}, body=body)
 
     async def delete(self, key: str, **about: Unpack[WriteOptions]) -> types.Outcome:
         """Delete one key; 404 `key_not_found`."""
@@ -267,9 +269,8 @@ class AsyncAdminClient:
 
     async def set_own_keys(self, patterns: Iterable[str]) -> list[str]:
         """Name the keys that differ by environment on purpose: `database.host`, `*.url`."""
-        call = Call(
-            method="PUT", path=await self._path("own-keys"), body=encoded(list(patterns)), repeats=True, writes=True
-        )
+        body = encoded([patterns] if isinstance(patterns, str) else list(patterns))
+        call = Call(method="PUT", path=await self._path("own-keys"), body=body, repeats=True, writes=True)
         return (await self._decoded(call, types.OwnKeys)).patterns
 
     async def freeze(self, *, reason: str, ttl_s: float) -> types.Frozen:
@@ -407,15 +408,20 @@ class AsyncAdminClient:
         return await self._link.ask(call)
 
 
-def encoded(value: Any) -> bytes:
-    """A value as JSON; `msgspec.Raw` is JSON already. Raises `InvalidOption` for what JSON cannot say exactly."""
+def encoded(value: Any, key: str = "") -> bytes:
+    """The value of a key, if any, as JSON; `msgspec.Raw` is that already. Raises `InvalidOption` for what it isn't."""
     try:
         if isinstance(value, msgspec.Raw):
             msgspec.json.decode(value)
             return bytes(value)
         return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise InvalidOption(f"this cannot be sent as JSON: {error}") from None
+        what = f"the value of {key!a}" if key else "this"
+        raise InvalidOption(f"{what} cannot be sent as JSON: {error}") from None
+
+
+def _object(values: Mapping[str, Any]) -> bytes:
+    return b"{%b}" % b",".join(encoded(str(key)) + b":" + encoded(value, str(key)) for key, value in values.items())
 
 
 def _state(values: Any) -> bytes:
@@ -425,7 +431,7 @@ def _state(values: Any) -> bytes:
         except UnicodeEncodeError as error:
             raise InvalidOption(f"the values are no text that can be sent: {error}") from None
     if isinstance(values, Mapping):
-        return encoded(dict(values))
+        return _object(values)
     if isinstance(values, bytes):
         return values
     raise InvalidOption(f"values must be a mapping or the text of a file, not {type(values).__name__}")

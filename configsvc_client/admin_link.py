@@ -273,7 +273,7 @@ async def _refusal(response: aiohttp.ClientResponse, call: Call) -> Exception:
     if not problem.code:
         # A proxy that lost the service behind it.
         is_lost = status >= 500 and status != 503
-        return _Failed(f"answers HTTP {status}, not as configsvc does; {NOT_OURS}", is_lost=is_lost, passes=is_lost)
+        return _Failed(f"HTTP {status}: {NOT_OURS}", is_lost=is_lost, passes=is_lost)
     error = AdminError(problem.code, problem.detail, status=status, fields=fields)
     asked = response.headers.get("Retry-After", "")
     retry_after_s = float(asked) if asked.isascii() and asked.isdigit() else 0.0

@@ -293,10 +293,13 @@ async def test_what_is_sent():
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, "\ud800", object()])
 async def test_what_json_cannot_say_is_not_sent(value):
     async with serving(WRITTEN) as server, client(server) as admin:
-        with pytest.raises(InvalidOption, match="cannot be sent as JSON"):
-            await admin.change({"k": value})
-        with pytest.raises(InvalidOption, match="cannot be sent as JSON"):
-            await admin.deploy({"k": value})
+        for call in (
+            lambda: admin.change({"a": 1, "k": value}),
+            lambda: admin.deploy({"a": 1, "k": value}),
+            lambda: admin.emergency("k", value),
+        ):
+            with pytest.raises(InvalidOption, match="the value of 'k' cannot be sent as JSON"):
+                await call()
     assert server.seen == []
 
 
@@ -384,3 +387,24 @@ def test_the_one_that_blocks_works_within_a_loop():
             AdminClient("http://127.0.0.1:1").service()
 
     asyncio.run(main())
+
+
+async def test_one_pattern_may_stand_alone():
+    owned = {"namespace": "a", "environment": "b", "patterns": ["database.host"]}
+    async with serving(owned) as server, client(server) as admin:
+        assert await admin.set_own_keys("database.host") == ["database.host"]
+        await admin.set_own_keys(iter(["a", "*.url"]))
+    assert [body for _, _, _, body in server.seen] == [b'["database.host"]', b'["a","*.url"]']
+
+
+async def test_a_release_that_is_still_being_applied_is_not_the_scopes():
+    """It is listed from the moment that its window opens; the head's release is what `drift` answers."""
+    drift = {"namespace": "a", "environment": "b", "revision": 7, "hand": [], "overrides": [], "frozen": None}
+    row = {"release": 2, "version": None, "kind": "deploy", "at": "", "by": "ann", "reason": None, "changed": 1}
+    none = {"releases": [], "next": None}
+    for release, answer, path in ((2, {"releases": [row], "next": 2}, "after=3"), (None, none, "after=1")):
+        told = {**drift, "release": release, "version": None}
+        async with serving(SELF, told, answer, problem(404, "scope_not_found")) as server, client(server) as admin:
+            found = await admin.status()
+        assert [one[1] for one in server.seen][2] == f"/v1/versions/a/b?limit=1&{path}"
+        assert (found.newest.release if found.newest else None) == release

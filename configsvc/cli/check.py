@@ -32,6 +32,9 @@ def check(
     """Check etcd, its users, the scope and the port.
 
     All as the settings name them; nothing is changed.
+
+    Example: SERVICE_NAME=payments ETCD_ENDPOINTS=http://etcd-1:2379 configsvc check
+
     Exit codes: 0 all is well (there may be warnings), 1 something would not work, 78 wrong settings.
     """
     settings = load_settings(config)

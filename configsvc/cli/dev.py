@@ -40,6 +40,8 @@ def dev(
 
     Variables such as CONFIGSVC_HEARTBEAT_S work as for serve; those for etcd's address do not. Warnings are logged;
     CONFIGSVC_LOG_LEVEL=info logs more.
+
+    Example: configsvc dev --service payments --memory
     """
     if memory and data:
         raise typer.BadParameter("--memory keeps no data, --data says where to keep it")

@@ -17,6 +17,8 @@ ConfigFile = Annotated[
 def serve(config: ConfigFile = None) -> None:
     """Serve configuration from etcd, as environment and file say.
 
+    Example: SERVICE_NAME=payments ETCD_ENDPOINTS=http://etcd-1:2379 configsvc serve
+
     Exit codes: 0 after SIGTERM or SIGINT, 69 port in use or start time-out, 78 wrong settings (all of them listed).
     """
     signals.begin()

@@ -24,6 +24,8 @@ def settings(
 
     Value, unit, and where each comes from. Secrets are never read.
 
+    Example: configsvc settings heartbeat_s
+
     Exit codes: 0, 2 no such setting, 78 wrong settings (all of them listed, and marked in the table).
     """
     chosen = _chosen(name)

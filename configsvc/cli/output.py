@@ -68,7 +68,13 @@ def line(text: str) -> None:
 
 
 SHORT = 24
-"""Characters of a cell that is never folded; a time has as many."""
+"""Characters of a cell that is not folded as long as there is room; a time has as many."""
+NARROW = 8
+"""Characters that a folded column keeps at least."""
+FIRST = 32
+"""The same for the first column, which says what a row is about."""
+GAP = 3
+"""Between two columns."""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -79,22 +85,44 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             line("\t".join(row))
         return
     from rich.box import SIMPLE_HEAD
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    columns = list(zip(head, *cells, strict=True))
+    widths = [max(map(cell_len, column)) for column in columns]
+    console = Console(highlight=False)
+    folded = _folded(widths, [any(" " in cell for cell in column[1:]) for column in columns], console.width)
+    if folded is None:
+        # Too narrow for a table: each row is one long line, which the terminal wraps.
+        console.width = sum(widths) + GAP * (len(widths) - 1)
     shown = Table(*head, box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column, width in zip(shown.columns, widths, strict=True):
+    for n, column in enumerate(shown.columns):
         column.overflow = "fold"
-        # A short cell, such as a time, is read at a glance or not at all: it is the long ones that are folded.
-        column.no_wrap = width <= SHORT
-    # What it is about stays in one piece as long as there is room.
-    shown.columns[0].min_width = min(32, widths[0])
+        column.no_wrap = n not in (folded or {})
+        column.min_width = (folded or {}).get(n, widths[n])
     for row in cells:
         shown.add_row(*(Text(cell) for cell in row))
     with written():
-        Console(highlight=False).print(shown)
+        console.print(shown, soft_wrap=folded is None)
+
+
+def _folded(widths: Sequence[int], is_prose: Sequence[bool], room: int) -> dict[int, int] | None:
+    """Which columns are folded so that rows fit, and how wide they stay at least; None where rows can't fit.
+
+    Nothing is ever cut. Short cells are read at a glance or not at all: long ones are folded, and of short ones only
+    as many as it takes, those of words first.
+    """
+    least = [min(width, NARROW if n else FIRST) for n, width in enumerate(widths)]
+    folded = {n: least[n] for n, width in enumerate(widths) if width > SHORT}
+    while sum(folded.get(n, width) for n, width in enumerate(widths)) + GAP * (len(widths) - 1) > room:
+        rest = [n for n in range(len(widths)) if n not in folded]
+        if not rest:
+            return None
+        next_one = max(rest, key=lambda n: (is_prose[n], widths[n]))
+        folded[next_one] = least[next_one]
+    return folded
 
 
 def styled(lines: Iterable[tuple[str, str]], *, to_stderr: bool = False) -> None:

@@ -6,14 +6,14 @@ from typing import Annotated
 import typer
 
 from configsvc.cli import exits
-from configsvc.cli.options import Say, Where, asks, says
+from configsvc.cli.options import Say, Where, of_all, says
 
 OnlyNamespace = Annotated[
-    str | None, typer.Option("--only", metavar="NAMESPACE", help="Only this namespace; without: all.")
+    str | None, typer.Option("--only", "--namespace", metavar="NAME", help="Only this namespace; without: all.")
 ]
 
 
-@asks
+@of_all()
 def backup(
     where: Where,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write, or a folder to write one into.")],
@@ -39,7 +39,7 @@ def backup(
         exits.fail(exits.FAILED, f"{file}: {error.strerror}")
 
 
-@says("reason", "force", "dry_run", "yes", "confirm")
+@of_all("reason", "force", "dry_run", "yes", "confirm")
 def restore(
     where: Where,
     say: Say,

@@ -80,7 +80,7 @@ def _deploy(where: Where, say: Say, file: Path, named: dict[str, Any], *, differ
         write(
             where, say, lambda remote, options: remote.deploy(values, **named, **options), what, difference=difference
         ),
-        str(file),
+        "stdin" if str(file) == "-" else str(file),
     )
 
 

@@ -135,17 +135,23 @@ def says(*names: str) -> Callable[[Command], Command]:
     return lambda command: _with_options(command, {name: _SAY[name] for name in names})
 
 
-def _with_options(command: Command, say: dict[str, Any]) -> Command:
+def of_all(*names: str) -> Callable[[Command], Command]:
+    """The same for a command about all scopes: it takes neither namespace nor environment for the one that is meant."""
+    where = {name: option for name, option in _WHERE.items() if name not in ("namespace", "environment")}
+    return lambda command: _with_options(command, {name: _SAY[name] for name in names}, where)
+
+
+def _with_options(command: Command, say: dict[str, Any], named: dict[str, Any] = _WHERE) -> Command:
     signature = inspect.signature(command)
     first = 2 if say else 1
     own = [one.replace(kind=one.KEYWORD_ONLY) for one in list(signature.parameters.values())[first:]]
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, (annotation, default) in (say | _WHERE).items()
+        for name, (annotation, default) in (say | named).items()
     ]
 
     def run(**values: Any) -> None:
-        where = Where(**{name: values.pop(name) for name in _WHERE})
+        where = Where(**{name: values.pop(name) for name in named})
         told = (Say(**{name: values.pop(name) for name in say}),) if say else ()
         command(where, *told, **values)
 
@@ -158,14 +164,18 @@ def _with_options(command: Command, say: dict[str, Any]) -> Command:
 
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_MAX_DAYS = 366
 
 
 def seconds(text: str, option: str) -> float:
-    """A time as people write it, in seconds: `90`, `90s`, `15m`, `2h`, `1d`, `1h30m`."""
+    """A time as people write it, in seconds: `90`, `90s`, `15m`, `2h`, `1d`, `1h30m`; from a second to 366 days."""
     parts = re.findall(r"([0-9]{1,9})([smhd]?)", text)
     if not parts or "".join(map("".join, parts)) != text or (len(parts) > 1 and not all(unit for _, unit in parts)):
         raise typer.BadParameter(f"{option} {text!r} is no time; 90 (seconds), 15m, 2h, 1d and 1h30m are")
-    return float(sum(int(count) * _UNITS[unit] for count, unit in parts))
+    found = float(sum(int(count) * _UNITS[unit] for count, unit in parts))
+    if not 1 <= found <= _MAX_DAYS * _UNITS["d"]:
+        raise typer.BadParameter(f"{option} {text!r} is out of bounds: from 1 second to {_MAX_DAYS} days")
+    return found
 
 
 def policy(overrides: str) -> Any:

@@ -15,6 +15,9 @@ from configsvc.cli.writing import show_json
 from configsvc_client import MISSING
 from configsvc_client.admin_types import Changed, Frozen, Override, ReleaseRow, Status
 
+SOME = 10
+"""Keys that `status` names of each kind."""
+
 
 async def history(where: Where, key: str | None, limit: int, after: int | None) -> None:
     """Releases, or those of one key."""
@@ -114,6 +117,9 @@ async def drift(where: Where, *, difference: bool) -> None:
 async def status(where: Where) -> None:
     """How a scope is."""
     async with Remote(where) as remote:
+        await remote.scope()
+        # What was asked to learn the scope is no part of the answer.
+        remote.answers.clear()
         found = await remote.status()
         asked = remote.last.url
         if where.as_json:
@@ -135,8 +141,11 @@ async def status(where: Where) -> None:
         ("made", f"{newest.at} by {newest.by}" + (f": {newest.reason}" if newest.reason else "") if newest else ""),
         ("revision", str(found.revision)),
         ("frozen", f"until {frozen.until} by {frozen.by}: {frozen.reason}" if frozen else "no"),
-        ("overrides", "; ".join(f"{one.key}: {_text(one.value)} {_whose(one)}" for one in found.overrides) or "none"),
-        ("by hand", "not known" if hand is None else ", ".join(one.key for one in hand) or "nothing"),
+        (
+            "overrides",
+            _some([f"{one.key}: {_text(one.value)} {_whose(one)}" for one in found.overrides], "; ") or "none",
+        ),
+        ("by hand", "not known" if hand is None else _some([one.key for one in hand]) or "nothing"),
         ("reads", _freshness(found)),
         ("service", f"{asked}, {found.service.version}, {found.service.mode}"),
         ("you", found.service.identity or "anonymous"),
@@ -167,6 +176,12 @@ async def own_keys(where: Where, patterns: Sequence[str] | None) -> None:
             output.line(output.printable(pattern))
         if not found and output.is_terminal():
             exits.warn(f"{Scope(*await remote.scope())} has no keys of its own: a promotion changes any")
+
+
+def _some(words: list[str], between: str = ", ") -> str:
+    """The first of a list, and how many more there are; `drift` has all."""
+    more = f" and {len(words) - SOME:,} more" if len(words) > SOME else ""
+    return between.join(words[:SOME]) + more
 
 
 def _name(one: ReleaseRow) -> str:

@@ -40,14 +40,16 @@ _CODE_EXIT = {
 LIFTS = {
     "override_pending": "--overrides keep leaves them, --overrides discard replaces them",
     "blast_radius": "--force 'why it is meant'",
-    "source_unfit": "--force 'why it is meant', where it is only too early",
+    "source_unfit": "--force 'why it is meant'; but a key that differs by environment has to be set first",
     "scope_frozen": "wait, or configsvc unfreeze where that is agreed",
     "version_exists": "choose another --version",
     "base_moved": "look at the new state, and plan again",
     "plan_changed": "plan again, and look at the new plan",
     "read_only": "name a central service with --url",
+    "route_not_found": "look at --url or CONFIGSVC_URL: http://host:port, as a rule without a path",
 }
 """What to do about a refusal, in words of the command line."""
+_OF_FILE = frozenset({"invalid_body", "invalid_values", "body_too_large"})
 
 
 class Scope(NamedTuple):
@@ -104,6 +106,7 @@ def exit_code(code: str, status: int | None) -> int:
 
 def lines_of(error: AdminError, file: str = "") -> Iterator[str]:
     """An error for people: all that is wrong, each with its place in `file`, and what to do about it."""
+    of_file = f"{file}: " if file and error.code in _OF_FILE else ""
     if exit_code(error.code, error.status) == exits.UNAVAILABLE and error.reasons:
         yield from (printable(line) for line in error.reasons)
     elif error.code == "unknown_scope":
@@ -115,17 +118,17 @@ def lines_of(error: AdminError, file: str = "") -> Iterator[str]:
     elif any("line" in one for one in error.problems) or len(error.problems) > 3:
         for one in error.problems:
             place = ":".join(str(one[name]) for name in ("line", "column") if name in one)
-            where = f"{file}:{place}: " if place and file else f"line {place}: " if place else ""
-            key = f"{one['key']!a} " if one.get("key") else ""
+            where = f"{file}:{place}: " if place and file else f"line {place}: " if place else of_file
+            key = f"{one['key']!a} " if "key" in one else ""
             yield printable(f"{where}{key}{one.get('detail', '')}")
         total = error.fields.get("problems_total", 0)
         if isinstance(total, int) and total > len(error.problems):
             yield f"and {total - len(error.problems)} more"
     else:
-        yield printable(error.detail)
+        yield printable(of_file + _with_option(error))
     for one in _listed(error, "overrides"):
-        value = f" = {json_text(one['value'])[:200]}" if "value" in one else " (deleted)"
-        by = f"by {one.get('by')}" + (f" in release {one['release']}" if one.get("release") else "")
+        value = f" = {json_text(one['value'])[:200]}" if "value" in one else " (deleted or unreadable)"
+        by = f"by {one.get('by')} in release {one['release']}" if one.get("release") else "changed by hand"
         reason = f": {one['reason']}" if one.get("reason") else ""
         yield printable(f"  {one.get('key')}{value}, {by}{reason}")
     if changes := _listed(error, "changes"):
@@ -134,6 +137,14 @@ def lines_of(error: AdminError, file: str = "") -> Iterator[str]:
         )
     if error.code in LIFTS:
         yield f"-> {LIFTS[error.code]}"
+
+
+def _with_option(error: AdminError) -> str:
+    """What is wrong, with the option that was typed in place of the parameter that it became."""
+    name = error.fields.get("parameter")
+    if error.code != "invalid_query" or not isinstance(name, str):
+        return error.detail
+    return error.detail.replace(f"query parameter '{name}'", f"--{name.replace('_', '-')}")
 
 
 def _listed(error: AdminError, name: str) -> list[dict[str, Any]]:

@@ -36,7 +36,9 @@ def changes(found: Iterable[Changed]) -> Iterator[Line]:
         yield f"{_keys(len(changed))} changed", BOLD
         for one in changed:
             old, new = excerpts(json_text(one.old), json_text(one.new))
-            if len(old) + len(new) <= ONE_LINE:
+            if json_text(one.old) == json_text(one.new):
+                yield from _line("~", one.key, f"{excerpt(old)} (the same value, written anew)", YELLOW)
+            elif len(old) + len(new) <= ONE_LINE:
                 yield from _line("~", one.key, f"{old} -> {new}", YELLOW)
             else:
                 yield f"  ~ {printable(one.key)}", YELLOW
@@ -76,9 +78,9 @@ def plan(title: str, found: Outcome, lifts: dict[str, str]) -> Iterator[Line]:
 
 
 def _override(one: Override) -> str:
-    value = "(deleted)" if one.value is MISSING else excerpt(json_text(one.value))
-    release = f" in release {one.release}" if one.release else ""
-    return printable(f"{one.key} = {value}, by {one.by}{release}" + (f": {one.reason}" if one.reason else ""))
+    value = "(deleted or unreadable)" if one.value is MISSING else f"= {excerpt(json_text(one.value))}"
+    by = f"by {one.by} in release {one.release}" if one.release else "changed by hand"
+    return printable(f"{one.key} {value}, {by}" + (f": {one.reason}" if one.reason else ""))
 
 
 def excerpt(text: str) -> str:

@@ -8,7 +8,7 @@ import typer
 from configsvc.cli import exits, output
 from configsvc.cli.options import Say, Where
 from configsvc.cli.remote import Remote, Scope
-from configsvc.cli.writing import ask, is_production, must_ask, show_json, tell, waiting
+from configsvc.cli.writing import ask, interruptible, is_production, must_ask, show_json, tell, waiting
 from configsvc_client.admin_types import Backup, Restored
 
 
@@ -37,10 +37,9 @@ async def restore_file(where: Where, say: Say, file: Path, namespace: str | None
     """Restore a backup, or show what would come of it."""
     async with Remote(where) as remote:
         planned = await _send(remote, say, file, namespace, dry_run=True)
-        production = [one for one in planned.scopes if is_production(one.environment)]
-        asks = False
-        if not say.dry_run:
-            asks = must_ask(production[0].environment if production else "other", say)
+        named = [one.environment for one in planned.scopes]
+        named.sort(key=is_production, reverse=True)
+        asks = not say.dry_run and bool(named) and must_ask(named[0], say)
         if asks or say.dry_run:
             if say.dry_run and where.as_json:
                 show_json(remote)
@@ -55,7 +54,8 @@ async def restore_file(where: Where, say: Say, file: Path, namespace: str | None
             return
         if asks:
             ask(f"Restore {len(planned.scopes)} scopes?")
-        done = await _send(remote, say, file, namespace, dry_run=False)
+        with interruptible():
+            done = await _send(remote, say, file, namespace, dry_run=False)
         if where.as_json:
             show_json(remote)
         else:
@@ -92,6 +92,6 @@ async def repair_scope(where: Where, say: Say) -> None:
         scope = Scope(*await remote.scope())
         if must_ask(scope.environment, say):
             ask(f"Make a release of what is in {scope} now, whatever it is?")
-        with waiting(f"repairing {scope}"):
+        with waiting(f"repairing {scope}"), interruptible():
             done = await remote.repair(reason=say.reason)
         tell(remote, scope, done, as_json=where.as_json)

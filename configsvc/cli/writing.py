@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from difflib import SequenceMatcher
 from typing import NoReturn
 
 import msgspec
@@ -17,7 +18,7 @@ import typer
 from configsvc.cli import exits, output, review
 from configsvc.cli.options import Say, Where
 from configsvc.cli.remote import LIFTS, Remote, Scope, exit_code
-from configsvc_client.admin import WriteOptions
+from configsvc_client.admin import AdminError, WriteOptions
 from configsvc_client.admin_types import Outcome
 
 LISTED = 20
@@ -37,6 +38,8 @@ async def write(where: Where, say: Say, attempt: Attempt, what: str, *, differen
         if say.dry_run or asks:
             with waiting(f"planning {what}"):
                 found = await attempt(remote, _options(say, dry_run=True))
+            if found.base_release is None:
+                await _doubt(remote, scope)
             if say.dry_run:
                 _show_plan(remote, f"{scope}: {what}", found, as_json=where.as_json)
                 raise typer.Exit(_verdict(found, difference=difference))
@@ -46,13 +49,38 @@ async def write(where: Where, say: Say, attempt: Attempt, what: str, *, differen
                     raise typer.Exit(_verdict(found))
                 ask(f"Write this to {scope}?")
                 say = say._replace(digest=found.digest)
-        with waiting(f"{what} to {scope}"):
-            try:
-                done = await attempt(remote, _options(say))
-            except asyncio.CancelledError:
-                exits.warn("interrupted: it is not known whether it was written; configsvc history tells")
-                raise
+        with waiting(f"{what} to {scope}"), interruptible():
+            done = await attempt(remote, _options(say))
         tell(remote, scope, done, as_json=where.as_json)
+
+
+async def _doubt(remote: Remote, scope: Scope) -> None:
+    """Before a scope's first release: say which there are that are called nearly so."""
+    try:
+        await remote.entries()
+        # The last answer stays the plan's.
+        remote.answers.pop()
+    except AdminError as error:
+        near = error.fields.get("near")
+        found = [Scope(*str(one).split("/", 1)) for one in near if "/" in str(one)] if isinstance(near, list) else []
+        if others := [one for one in found if _are_alike(one, scope)]:
+            names = ", ".join(output.printable(str(one)) for one in others)
+            exits.warn(f"warning: {scope} would be a new scope; did you mean {names}?")
+
+
+def _are_alike(one: Scope, other: Scope) -> bool:
+    """Whether one is nearly spelt as the other, by part: environments of a namespace share most of their letters."""
+    return all(SequenceMatcher(None, *pair).ratio() > 0.75 for pair in zip(one, other, strict=True))
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Around what writes: Ctrl-C says that it may be written all the same."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        exits.warn("interrupted: it is not known whether it was written; configsvc history tells")
+        raise
 
 
 def _options(say: Say, *, dry_run: bool = False) -> WriteOptions:

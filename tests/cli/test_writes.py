@@ -3,10 +3,12 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import threading
 import uuid
+from collections import Counter
 from contextlib import contextmanager
 
 import pytest
@@ -69,7 +71,7 @@ class Shell:
         reader = threading.Thread(target=read)
         reader.start()
         try:
-            env = environ(TERM="xterm", COLUMNS="100", **(self.settings | settings))
+            env = environ(**{"TERM": "xterm", "COLUMNS": "100", **self.settings, **settings})
             command = (*CONFIGSVC, *words)
             done = subprocess.run(
                 command,
@@ -220,16 +222,13 @@ def test_status(shell):
     assert whole["overrides"][0]["key"] == "a"
 
 
-def test_a_frozen_scope(shell):
-    shell.write("v.yaml", "a: 1\n")
-    assert "--reason" in shell("freeze", "--for", "1h", expect=2)
-    assert "no time" in shell("freeze", "--for", "soon", "--reason", "x", expect=2)
-    assert "is frozen until" in shell("freeze", "--for", "1h30m", "--reason", "fix under way")
-    said = shell("deploy", "v.yaml", expect=76)
-    assert "fix under way" in said
-    assert "configsvc unfreeze" in said
-    shell("unfreeze")
-    shell("deploy", "v.yaml")
+def test_status_names_some_keys_of_many(shell, any_etcd):
+    from configsvc.core.model import Scope
+
+    shell("set", "a", "1")
+    Hand(any_etcd, Scope(shell.namespace, "staging")).write({f"k{n:03}": 1 for n in range(120)})
+    found = dict(line.split("\t") for line in shell("status").splitlines())
+    assert found["by hand"] == ", ".join(f"k{n:03}" for n in range(10)) + " and 110 more"
 
 
 def test_keys_of_its_own(shell):
@@ -247,6 +246,33 @@ def test_keys_of_its_own(shell):
     code, seen = shell.at_terminal("own-keys")
     assert code == 0
     assert "has no keys of its own" in seen
+
+
+def test_a_frozen_scope(shell):
+    shell.write("v.yaml", "a: 1\n")
+    for time in ("0", "367d"):
+        said = shell("freeze", "--for", time, "--reason", "x", expect=2)
+        assert "--for" in said
+        assert "from 1 second to 366 days" in said
+    assert "--reason" in shell("freeze", "--for", "1h", expect=2)
+    assert "no time" in shell("freeze", "--for", "soon", "--reason", "x", expect=2)
+    assert "is frozen until" in shell("freeze", "--for", "1h30m", "--reason", "fix under way")
+    said = shell("deploy", "v.yaml", expect=76)
+    assert "fix under way" in said
+    assert "configsvc unfreeze" in said
+    shell("unfreeze")
+    shell("deploy", "v.yaml")
+
+
+def test_a_scope_whose_name_is_nearly_that_of_another(shell):
+    shell.write("v.yaml", "a: 1\n")
+    shell("deploy", "v.yaml")
+    done = run(*CONFIGSVC, "plan", "v.yaml", "--environment", "stagin", cwd=shell.folder, **shell.settings)
+    assert done.returncode == 0
+    assert f"{shell.namespace}/stagin would be a new scope; did you mean {shell.namespace}/staging?" in done.stderr
+    assert shell.json("plan", "v.yaml", "--environment", "stagin")["changes"]
+    done = run(*CONFIGSVC, "plan", "v.yaml", "--environment", "other", cwd=shell.folder, **shell.settings)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_production_wants_a_yes(shell):
@@ -336,12 +362,13 @@ def test_promotion(shell):
     ("name", "text", "says"),
     [
         ("v.yaml", "a: 1\nb:\n  c: 1\na: 2\n", ["v.yaml:4:1: 'a' is given twice"]),
-        ("v.yaml", "a: .nan\n_b: 1\nc: 99999999999999999999\n", ["v.yaml:1:4: .nan is no JSON value"]),
+        ("v.yaml", "a: .nan\n_b: 1\nc: 99999999999999999999\n", ["v.yaml:1:4: ", "is no JSON value"]),
         ("v.yaml", "a: [1\n", ["v.yaml:2:1: not YAML"]),
         ("v.yaml", "_b: 1\nc: 99999999999999999999\n", ["v.yaml:1:1: '_b' starts with '_'", "v.yaml:2:1: 'c' holds"]),
         ("v.json", '{"a": 1,\n "b"}', ["v.json:2:"]),
-        ("v.yaml", "- a\n", ["the document is a list"]),
-        ("v.yaml", "", ["the body is empty"]),
+        ("v.yaml", "- a\n", ["v.yaml: the document is a list"]),
+        ("v.yaml", "", ["v.yaml: the body is empty"]),
+        ("v.json", '{"a": NaN}', ["v.json: ", "is no JSON value"]),
     ],
 )
 def test_files_that_cannot_be_deployed(shell, name, text, says):
@@ -353,6 +380,7 @@ def test_files_that_cannot_be_deployed(shell, name, text, says):
 
 
 def test_words_that_cannot_be_right(shell):
+    shell.write("v.yaml", "a: 1\n")
     for words, says in (
         (["deploy", "none.yaml"], "none.yaml: No such file"),
         (["set", "a"], "no KEY=VALUE"),
@@ -360,6 +388,11 @@ def test_words_that_cannot_be_right(shell):
         (["set", "a=1", "a=2"], "twice"),
         (["set", "a", "1", "--ttl", "soon"], "--ttl"),
         (["set", "a", "1", "--namespace", "a/b"], "namespace"),
+        (["plan", "v.yaml", "--version", "v 1"], "--version is 'v 1'"),
+        (["rollback", "v1", "--digest", ""], "--digest is empty"),
+        (["set", "a", "1", "--ttl", "0"], "--ttl '0' is out of bounds"),
+        (["backup", "b.gz", "--environment", "staging"], "No such option"),
+        (["restore", "b.gz", "--environment", "staging"], "No such option"),
         (["deploy"], "FILE"),
     ):
         assert says in shell(*words, expect=2)
@@ -410,6 +443,10 @@ def test_backup_and_restore(shell):
     assert shell("get", "a") == "1\n"
     assert shell("get", "b", CONFIG_ENVIRONMENT="production") == "2\n"
 
+    # The option's usual name is not passed over in silence: that would be a backup, or a restore, of everything.
+    assert shell.json("backup", "n.gz", "--namespace", shell.namespace)["head"]["namespace"] == shell.namespace
+    assert "no scope of another" in shell("restore", "b.gz", "--namespace", "another", "--yes", expect=65)
+
     whole = named.read_bytes()
     shell.folder.joinpath("cut.gz").write_bytes(whole[:-20])
     assert "cut short" in shell("restore", "cut.gz", "--yes", expect=65)
@@ -429,6 +466,21 @@ def test_a_service_that_answers_no_writes(any_etcd, tmp_path):
         done = run(*CONFIGSVC, "set", "a", "2", "--url", process.url, cwd=tmp_path, **named)
     assert done.returncode == 77
     assert "--url" in done.stderr
+
+
+def test_a_scope_that_only_the_service_names(any_etcd, tmp_path):
+    hand = Hand(any_etcd)
+    hand.write({"a": 1})
+    named = {"SERVICE_NAME": hand.scope.namespace, "CONFIG_ENVIRONMENT": hand.scope.environment}
+    with ServiceProcess(tmp_path / "service", ETCD_ENDPOINTS=any_etcd.url, CONFIGSVC_WRITES="true", **named) as process:
+        process.start()
+        done = run(*CONFIGSVC, "set", "a", "2", "--yes", "--url", process.url, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        done = run(*CONFIGSVC, "status", "--json", "--url", process.url, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["environment"], found["newest"]["release"]) == (hand.scope.environment, 1)
+    assert (found["source"], found["service"]["mode"]) == ("live", "sidecar")
 
 
 def test_nobody_answers(tmp_path):
@@ -451,3 +503,18 @@ def test_a_large_deploy_at_a_terminal(shell):
     assert "2000 added" in seen
     assert "k0001" not in seen
     assert len(shell("get").splitlines()) == 2000
+
+
+def test_nothing_is_cut_however_narrow_the_terminal(shell):
+    shell("set", 'greeting="rather long, with words and 世界"', "--reason", "first")
+    shell("emergency", "greeting", '"night"', "--reason", "incident 42")
+
+    def letters(columns, *words):
+        code, seen = shell.at_terminal(*words, COLUMNS=str(columns))
+        assert code == 0
+        return Counter("".join(re.sub(r"\x1b\[[0-9;]*m|─", "", seen).split()))
+
+    for words in (["history"], ["history", "greeting"], ["drift"], ["status"]):
+        wide = letters(400, *words)
+        for columns in (20, 40, 60, 80, 100):
+            assert letters(columns, *words) == wide, columns

@@ -39,6 +39,14 @@ def test_deletes_come_first_and_are_counted():
     assert review.counts([]) == "nothing changes"
 
 
+def test_a_value_that_stays_is_no_riddle():
+    found = [Changed(key="a", op="set", old=True, new=True), Changed(key="b", op="set", old=1, new=True)]
+    assert text(review.changes(found)).splitlines()[1:3] == [
+        "  ~ a                                 true (the same value, written anew)",
+        "  ~ b                                 1 -> true",
+    ]
+
+
 def test_long_values_are_shown_where_they_differ():
     same = "x" * 5000
     old, new = review.excerpts(f'"{same}old{same}"', f'"{same}new{same}"')
@@ -73,7 +81,7 @@ def test_a_plan_says_what_stands_in_its_way_and_what_lifts_it():
         "",
         "BLOCKED (override_pending): pending: b",
         "    b = 5, by ann in release 2: incident",
-        "    c = (deleted), by ",
+        "    c (deleted or unreadable), changed by hand",
         f"    -> {LIFTS['override_pending']}",
         "",
         "In all: 1 added.",

@@ -15,6 +15,7 @@ import msgspec
 from configsvc.core.backup import Contents, Head, Writing
 from configsvc.core.commands import About, Command, Restore, View
 from configsvc.core.documents import shown
+from configsvc.core.draft import names
 from configsvc.core.model import (
     OVERRIDES,
     RELEASES,
@@ -25,6 +26,7 @@ from configsvc.core.model import (
     content_prefix,
     decode_head,
     epoch_path,
+    head_path,
     labels_prefix,
     locate,
     manifests_prefix,
@@ -34,7 +36,7 @@ from configsvc.core.model import (
 )
 from configsvc.core.model import Head as StoredHead
 from configsvc.core.release import Override, decode_content, decode_manifest, decode_override
-from configsvc.errors import Conflict, InvalidRequest
+from configsvc.errors import ConfigSvcError, Conflict, InvalidRequest
 from configsvc.etcd.ops import Etcd, Put, Range, Txn
 from configsvc.writes import txns
 from configsvc.writes.telling import told
@@ -203,8 +205,8 @@ class Restoring:
             raise InvalidRequest(
                 f"the backup has no scope{f' of {namespace}' if namespace else ''}", code="invalid_body"
             )
-        names = sorted({one.scope.namespace for one in saved})
-        schemas = {name: contents.items.get(schema_path(name)) for name in names}
+        namespaces = sorted({one.scope.namespace for one in saved})
+        schemas = {name: contents.items.get(schema_path(name)) for name in namespaces}
         _check(saved, schemas)
         planned = [await self._planned(one, contents.head, about()) for one in saved]
         if dry_run:
@@ -215,11 +217,17 @@ class Restoring:
         with told():
             for name, schema in schemas.items():
                 await self._restore_schema(name, schema)
-        found = []
+        found: list[Outcome] = []
         for one in saved:
-            with told():
-                await self._restore_history(one)
-            found.append(await self._restore(one, contents.head, about(), dry_run=False))
+            try:
+                with told():
+                    await self._restore_history(one)
+                found.append(await self._restore(one, contents.head, about(), dry_run=False))
+            except ConfigSvcError as error:
+                if done := [str(other.scope) for other in found]:
+                    error.detail = f"{one.scope}: {error.detail}. Restored before it: {names(done)}; send it again"
+                    error.fields["restored"] = done
+                raise
         with told():
             for name in schemas:
                 await self._renew_epoch(name)
@@ -227,6 +235,10 @@ class Restoring:
 
     async def _planned(self, saved: Saved, head: Head, about: About) -> Outcome:
         found = await self._restore(saved, head, about, dry_run=True)
+        assert found.plan is not None
+        for record in found.plan.content():
+            if record.old != record.new:
+                _check_size(txns.path_of(saved.scope, record), record.new or b"", head_path(saved.scope))
         with told():
             returns = await self._returns(saved)
         if found.unchanged or not returns:
@@ -308,8 +320,9 @@ def _check(saved: Iterable[Saved], schemas: Mapping[str, bytes | None]) -> None:
         _check_size(schema_path(name), schema or b"")
 
 
-def _check_size(key: bytes, value: bytes) -> None:
-    if not txns.fits(Txn(compare=(txns.absent(key),), success=(Put(key=key, value=value),))):
+def _check_size(key: bytes, value: bytes, *fence: bytes) -> None:
+    compare = tuple(txns.absent(path) for path in (key, *fence))
+    if not txns.fits(Txn(compare=compare, success=(Put(key=key, value=value),))):
         name = key.decode(errors="replace")
         raise InvalidRequest(
             f"the backup has {len(value)} bytes under {shown(name)}, more than etcd takes in one request",

@@ -12,10 +12,12 @@ import pytest
 from configsvc.core import backup as file_format
 from configsvc.core import documents
 from configsvc.core.model import Scope, head_path, overrides_prefix, releases_prefix
+from configsvc.errors import Unavailable
 from configsvc.etcd.local import LocalEtcd
 from configsvc.web import bodies
 from configsvc.web.app import create_app
 from configsvc.writes import promotion
+from configsvc.writes.writer import Writer
 from tests.service.test_http_bad_writes import Tokens, head
 from tests.support.etcd import get, put, wipe
 from tests.support.service import central, connect, make_hub, serving
@@ -248,6 +250,45 @@ async def test_one_scope_that_is_in_the_way_and_none_is_restored(api: Api, store
     refused = await restore(api, file)
     assert (refused.status, refused.code) == (422, "blast_radius")
     assert await store.everything() == before
+
+
+async def test_a_value_that_etcd_would_not_take_and_none_is_restored(api: Api, store: Store) -> None:
+    await api.deploy({"a": 1}, env="first")
+    await api.deploy({"a": 1}, env="second")
+    file = await save(api)
+    await api.deploy({"a": 2}, env="first")
+    large = packed(file, {store.path("large", "second"): b'{"value": "' + b"x" * 3_000_000 + b'"}'})
+    before = await store.everything()
+    for dry_run in ("true", "false"):
+        refused = await restore(api, large, force="x", dry_run=dry_run)
+        assert (refused.status, refused.code) == (400, "invalid_body")
+        assert "/second/large" in refused.json["detail"]
+    assert await store.everything() == before
+
+
+async def test_a_restore_that_breaks_off_says_what_was_restored(
+    api: Api, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for env in ("first", "second", "third"):
+        await api.deploy({"a": 1}, env=env)
+    file = await save(api)
+    for env in ("first", "second", "third"):
+        await api.deploy({"a": 2}, env=env)
+    write = Writer.write
+
+    async def breaks(self: Writer, scope: Scope, *args: Any, **more: Any) -> Any:
+        if scope.environment == "third" and not more["dry_run"]:
+            raise Unavailable("etcd does not answer; nothing was changed", code="store_unavailable")
+        return await write(self, scope, *args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "write", breaks)
+        refused = await restore(api, file)
+    restored = [f"{api.namespace}/{env}" for env in ("first", "second")]
+    assert (refused.status, refused.json["restored"]) == (503, restored)
+    assert f"Restored before it: {', '.join(restored)}; send it again" in refused.json["detail"]
+    done = await restore(api, file)
+    assert [one["unchanged"] for one in done["scopes"]] == [True, True, False]
 
 
 async def test_a_backup_that_somebody_has_made(api: Api, store: Store) -> None:

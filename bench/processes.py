@@ -35,8 +35,12 @@ class BenchError(Exception):
 
 
 def environ(**settings: str) -> dict[str, str]:
-    """The environment without any of our settings, and these."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(_OURS)} | settings
+    """The environment without any of our settings, and these.
+
+    Python keeps bytecode, whatever the shell says: what is installed has it, and compiling is no part of a start.
+    """
+    left = {k: v for k, v in os.environ.items() if not k.startswith(_OURS) and k != "PYTHONDONTWRITEBYTECODE"}
+    return left | settings
 
 
 @contextmanager

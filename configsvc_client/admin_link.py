@@ -136,22 +136,24 @@ class AdminLink:
         Addresses that cannot be reached, are not configsvc's or say that they cannot answer now are passed over. A
         write whose answer was lost is sent again if that is harmless, and else ends this with `outcome_unknown`.
         """
-        is_lost, failed = False, dict[str, _Failed]()
+        failed, lost = dict[str, _Failed](), dict[str, _Failed]()
         for tries in range(ROUNDS if call.repeats else 1):
             for endpoint in self._options.endpoints:
                 try:
                     return await self._ask(endpoint, call)
                 except _Failed as error:
                     failed[endpoint.url] = error
-                    is_lost = is_lost or (error.is_lost and call.writes)
-                    if is_lost and not call.repeats:
-                        raise self._error(failed, is_lost=True) from None
+                    if error.is_lost and call.writes:
+                        lost[endpoint.url] = error
+                        if not call.repeats:
+                            raise self._error(lost, is_lost=True) from None
             asked_s = max(error.retry_after_s for error in failed.values())
             may_pass = any(error.is_lost or error.passes for error in failed.values())
             if tries == ROUNDS - 1 or asked_s > MAX_PAUSE_S or not (call.repeats and may_pass):
                 break
             await asyncio.sleep(_PAUSE.delay_s(tries, Random(), floor_s=asked_s))
-        raise self._error(failed, is_lost=is_lost)
+        # Where an answer was lost, that is what happened; that a later try was refused says nothing of it.
+        raise self._error(lost or failed, is_lost=bool(lost))
 
     def _error(self, failed: Mapping[str, _Failed], *, is_lost: bool) -> AdminError:
         """Why no address gave an answer: in the words of a service, where one said anything."""

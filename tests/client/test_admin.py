@@ -408,3 +408,12 @@ async def test_a_release_that_is_still_being_applied_is_not_the_scopes():
             found = await admin.status()
         assert [one[1] for one in server.seen][2] == f"/v1/versions/a/b?limit=1&{path}"
         assert (found.newest.release if found.newest else None) == release
+
+
+async def test_what_is_said_of_a_lost_answer_is_how_it_was_lost():
+    """That the tries after it changed nothing does not tell what became of the first."""
+    async with serving("cut", problem(503, "store_unavailable")) as server, client(server) as admin:
+        with pytest.raises(AdminError, match="it is not known") as error:
+            await admin.change({"k": 1})
+    assert (error.value.code, len(server.seen)) == ("outcome_unknown", 3)
+    assert "store_unavailable" not in str(error.value)

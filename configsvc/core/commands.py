@@ -60,10 +60,14 @@ class Promote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rollback(msgspec.Struct, frozen=True, kw_only=True):
-    """The state as release `target` left it, byte for byte. `version` and `digest` are those of that release."""
+    """The state as release `target` deployed it, byte for byte. `version` and `digest` are those of that release.
+
+    `kept` are keys of which it had left an override as it was: what was deployed under them comes back.
+    """
 
     entries: Mapping[str, bytes]
     target: int
+    kept: tuple[str, ...] = ()
     version: str | None = None
     digest: str | None = None
     overrides: Policy = "refuse"
@@ -119,8 +123,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """A scope at one revision, by a linearizable read: all that a plan may depend on.
 
     `entries` are what etcd has, `expected` what the head's release left there (None where its history cannot be read):
-    what differs was changed by hand. `newest` is the highest number that any manifest has. `recent` counts the releases
-    of the last minute. `label` is what the command's version label means so far.
+    what differs was changed by hand. `oldest` and `newest` are the lowest and the highest number that any manifest has.
+    `recent` counts the releases of the last minute. `label` is what the command's version label means so far.
     """
 
     scope: Scope
@@ -129,6 +133,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     head: Head | None = None
     head_raw: bytes | None = None
     head_mod: int = 0
+    oldest: int = 0
     newest: int = 0
     entries: Mapping[str, Stored] = {}
     expected: Mapping[str, bytes] | None = {}

@@ -66,6 +66,7 @@ class Draft:
         self.overrides: dict[str, int] = dict(view.head.overrides) if view.head else {}
         self.records: dict[str, Override] = dict(view.overrides)
         self.drift = view.drift()
+        self.kept: set[str] = set()
         self.refused: list[str] = []
         self.warnings: list[str] = []
         self.blocked: list[ConfigSvcError] = []
@@ -119,13 +120,11 @@ def _plan_state(command: Deploy | Promote | Rollback | Restore, view: View, abou
     wanted = _wanted(command, view, about)
     pending = draft.overrides.keys() | draft.drift if view.deployed else set()
     policy: Policy = "discard" if isinstance(command, Restore) else command.overrides
-    kept: set[str] = set()
     for key in sorted(wanted.keys() | view.entries.keys()):
         want = wanted.get(key)
         if _is(view.raw(key), want):
             draft.adopt(key)
         elif key in pending and policy == "keep":
-            kept.add(key)
             _keep(draft, key, want, about)
         else:
             draft.put(key, want.raw if want else None)
@@ -134,10 +133,15 @@ def _plan_state(command: Deploy | Promote | Rollback | Restore, view: View, abou
     # A key deleted by hand and not wanted either is in neither of the two.
     for key in sorted(draft.drift - wanted.keys() - view.entries.keys()):
         draft.adopt(key)
-    for key in (draft.overrides.keys() | draft.records.keys()) - kept:
+    for key in (draft.overrides.keys() | draft.records.keys()) - draft.kept:
         draft.end(key)
-    if kept:
-        draft.warnings.append(f"kept pending overrides: {names(kept)}")
+    if draft.kept:
+        draft.warnings.append(f"kept pending overrides: {names(draft.kept)}")
+    if isinstance(command, Rollback) and command.kept:
+        draft.warnings.append(
+            f"release {command.target} had kept pending overrides; what was deployed under them comes back: "
+            f"{names(command.kept)}"
+        )
     if isinstance(command, Restore):
         for key, record in command.overrides.items():
             # One that is pending here already stays the one that it is: the same restore twice changes nothing.
@@ -153,6 +157,7 @@ def _plan_state(command: Deploy | Promote | Rollback | Restore, view: View, abou
 
 def _keep(draft: Draft, key: str, want: _Wanted | None, about: About) -> None:
     """The override stays as it is and pending; what was deployed now is what comes back when it ends."""
+    draft.kept.add(key)
     draft.take_over(key)
     release = draft.overrides.setdefault(key, draft.number)
     before = draft.records.get(key) or Override(release=release, by=about.by, reason="changed by hand")

@@ -10,7 +10,7 @@ that wants the same settles it.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import msgspec
@@ -108,9 +108,14 @@ def _finish(command: Command, drafted: Draft, view: View, about: About, guards: 
     kind = kind_of(command)
     head = view.head or Head()
     steps = tuple(drafted.steps.values())
-    records = tuple(_records(view, drafted.records))
+    records = tuple(_records(view, drafted.records, drafted.kept))
     submitted = _submitted(command)
-    same = not steps and not records and drafted.overrides == head.overrides and kind != "repair"
+    same = (
+        not steps
+        and all(one.old == one.new for one in records)
+        and drafted.overrides == head.overrides
+        and kind != "repair"
+    )
     # The first deploy makes a release also where it changes nothing: from then on there is something to override.
     first = kind in DEPLOYING and not view.deployed and bool(view.entries)
     unchanged = same and not first
@@ -144,6 +149,9 @@ def _finish(command: Command, drafted: Draft, view: View, about: About, guards: 
     label = None
     if version is not None and submitted is not None:
         label = Label(release=view.release if unchanged else drafted.number, digest=submitted)
+        if unchanged and view.label and view.label.release >= view.oldest:
+            # It means a release that was made under it, as long as that is kept.
+            label = view.label
     found = Plan(
         scope=view.scope,
         kind=kind,
@@ -293,12 +301,13 @@ def _source(command: Command, about: About) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def _records(view: View, after: Mapping[str, Override]) -> Iterable[Written]:
-    """What becomes of the records of pending overrides, by whole etcd key."""
+def _records(view: View, after: Mapping[str, Override], kept: Set[str]) -> Iterable[Written]:
+    """What becomes of the records of pending overrides, by whole etcd key; of those that are kept also where that is
+    nothing, so that the release can tell what it deployed under them."""
     prefix = overrides_prefix(view.scope).decode()
     for key in sorted(view.overrides.keys() | after.keys()):
         old, new = view.overrides.get(key), after.get(key)
-        if old != new:
+        if old != new or key in kept:
             yield Written(prefix + key, encode_record(old) if old else None, encode_record(new) if new else None)
 
 

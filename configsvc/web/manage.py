@@ -93,9 +93,11 @@ async def rollback(request: web.Request) -> web.StreamResponse:
     target = await writer.find(scope, context.version(request))
 
     async def prepare(view: View) -> Command:
+        entries, kept = await writer.deployed_at(scope, target)
         return Rollback(
-            entries=await writer.state_at(scope, target.number),
+            entries=entries,
             target=target.number,
+            kept=kept,
             version=target.version,
             digest=target.digest,
             overrides=query.get("overrides", "refuse"),

@@ -4,6 +4,7 @@ A past state is a checkpoint and the contents of the releases after it, replayed
 remembered per scope, bounded in bytes, so that a series of writes does not read its history each time.
 """
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -26,6 +27,7 @@ from configsvc.core.model import (
     scope_prefix,
 )
 from configsvc.core.release import (
+    DEPLOYING,
     Label,
     Manifest,
     Override,
@@ -114,6 +116,7 @@ class Reading:
                 sort_order="DESCEND",
             ),
             Range(key=labels_prefix(scope) + (label or "").encode()),
+            Range(key=manifests, range_end=prefix_end(manifests), limit=1, keys_only=True),
         )
         # A small scope comes in the same answer: each further question is a round trip more for its writer.
         small = self._small.get(scope, 0) if records else 0
@@ -141,6 +144,7 @@ class Reading:
             head=head,
             head_raw=head_kv.value if head_kv else None,
             head_mod=head_kv.mod_revision if head_kv else 0,
+            oldest=max((_number(kv.key) for kv in _read(answer.responses[5]).kvs), default=0),
             newest=max((_number(kv.key) for kv in newest), default=0),
             entries=await off_loop(len(stored.kvs), _entries, stored.kvs),
             expected=expected,
@@ -226,6 +230,28 @@ class Reading:
         if past is not None:
             return past.entries
         raise await self.missing(scope, number)
+
+    async def deployed_at(self, scope: Scope, manifest: Manifest) -> tuple[dict[str, bytes], tuple[str, ...]]:
+        """The entries that a release deployed, and the keys of which it kept an override as it was.
+
+        Those have what was to come back, the others are as the release left them. Raises as `state_at` does.
+        """
+        state = await self.state_at(scope, manifest.number)
+        if manifest.kind not in DEPLOYING:
+            return state, ()
+        prefix = overrides_prefix(scope).decode()
+        content = await self.content(scope, manifest.content) or ()
+        state, kept = dict(state), []
+        for key, _, new in content:
+            if not key.startswith(prefix) or new is None:
+                continue
+            with contextlib.suppress(Unreadable):
+                raw = decode_override(new).returns
+                kept.append(name := key[len(prefix) :])
+                state.pop(name, None)
+                if raw is not None:
+                    state[name] = raw
+        return state, tuple(sorted(kept))
 
     async def missing(self, scope: Scope, number: int) -> NotFound:
         """Why a release cannot be had: it never was, or it is not kept any more."""

@@ -316,6 +316,11 @@ class Writer:
         with told():
             return await self.reading.state_at(scope, number)
 
+    async def deployed_at(self, scope: Scope, manifest: Manifest) -> tuple[dict[str, bytes], tuple[str, ...]]:
+        """The entries that a release deployed, see `Reading.deployed_at`."""
+        with told():
+            return await self.reading.deployed_at(scope, manifest)
+
     # ---- receipts ---------------------------------------------------------------------------------------------------
 
     async def _known(self, scope: Scope, key: Key) -> Outcome | None:

@@ -263,6 +263,35 @@ async def test_a_source_has_to_be_live_for_a_set_time(any_etcd: LocalEtcd, names
         assert (await api.promote("staging", force="urgent")).status == 200
 
 
+async def test_a_label_means_what_was_deployed_under_it(api: Api) -> None:
+    """Deployed again in an incident, with its values kept: who goes back to that later does not want these."""
+    await api.deploy({"a": 1, "b": 1}, version="v1")
+    await api.emergency("a", 9, ttl_s=3600)
+    await api.emergency("new", 9)
+    kept = await api.deploy({"a": 1, "b": 2}, version="v2", overrides="keep")
+    assert (await api.read(release="v2"))["values"] == {"a": 9, "b": 2, "new": 9}
+    await api.deploy({"a": 1, "b": 3}, overrides="keep")
+    back = await api.rollback("v2", overrides="discard")
+    assert back.changes == [("a", 9, 1), ("b", 3, 2), ("new", 9, NOTHING)]
+    assert any("what was deployed under them comes back: a, new" in text for text in back["warnings"])
+    assert await api.values(back) == {"a": 1, "b": 2}
+    assert (await api.drift())["overrides"] == []
+    assert kept["release"] == 4
+
+
+async def test_a_label_stays_where_nothing_changes(api: Api) -> None:
+    await api.deploy({"a": 1}, version="v1")
+    await api.emergency("t", 1)
+    assert (await api.rollback("v1", overrides="keep"))["unchanged"] is True
+    assert (await api.ask("GET", "/v1/versions/{ns}/production/v1"))["release"] == 1
+    await api.deploy({"a": 1, "t": 1}, version="v2")
+    await api.emergency("u", 1)
+    await api.delete("u")
+    again = await api.deploy({"a": 1, "t": 1}, version="v2")
+    assert (again["release"], again["unchanged"]) == (5, True)
+    assert (await api.ask("GET", "/v1/versions/{ns}/production/v2"))["release"] == 3
+
+
 # ---- by hand in between ----------------------------------------------------------------------------------------------
 
 

@@ -400,7 +400,11 @@ class Run:
                 target = view.release - step.back
                 if target < 1:
                     raise NotFound("there is no release to go back to", code="release_not_found")
-                return Rollback(entries=await writer.state_at(self.scope, target), target=target, overrides=step.policy)
+                found = await writer.reading.manifest(self.scope, target)
+                if found is None:
+                    raise NotFound("the release was given up", code="release_not_found")
+                entries, _ = await writer.deployed_at(self.scope, found.manifest)
+                return Rollback(entries=entries, target=target, overrides=step.policy)
             case "expire":
                 return Expire(keys={key: one.release - step.back for key, one in view.overrides.items()})
         ends = None if step.ttl_s is None else format_time(EPOCH + timedelta(seconds=self.now + step.ttl_s))

@@ -87,7 +87,7 @@ def parse_value(text: bytes) -> bytes:
     value = _json(text)
     problems: list[Problem] = []
     found = _value("", value, problems)
-    refuse(problems)
+    refuse([one._replace(detail=f"the value {one.detail}") for one in problems])
     return found
 
 
@@ -143,7 +143,7 @@ def _leaves(
 
 def _entry(key: str, member: Named, problems: list[Problem]) -> bytes:
     if problem := key_write_problem(key):
-        problems.append(Problem(key, problem, member.line, member.column))
+        problems.append(Problem(key, problem if key else "a name is empty", member.line, member.column))
     before = len(problems)
     value = _value(key, member.value, problems)
     problems[before:] = [one._replace(line=member.line, column=member.column) for one in problems[before:]]

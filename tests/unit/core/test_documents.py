@@ -278,7 +278,7 @@ def test_yaml_that_is_wrong_has_a_place(text: bytes, line: int, column: int, key
         (b'{"_a": 1}', "_a", "reserved"),
         (b'{"a/b": 1}', "a/b", "'/'"),
         (b'{"..": 1}', "..", "'..'"),
-        (b'{"": 1}', None, "is empty"),
+        (b'{"": 1}', None, "a name is empty"),
         (b'{" a": 1}', " a", "white space"),
         (b'{"e\\u0301": 1}', "e\u0301", "normal form C"),
         (b'{"a\\u0001": 1}', "a\x01", "U+0001"),
@@ -319,7 +319,7 @@ def test_a_value_just_within_and_just_beyond_its_limits() -> None:
     assert "nested deeper" in refused(b"[" + deep + b"]", parse_value).detail
     long = b'"' + b"x" * (2**20 - 2) + b'"'
     assert parse_value(long) == long
-    assert "1048577 bytes" in refused(b'"' + b"x" * (2**20 - 1) + b'"', parse_value).detail
+    assert "the value has 1048577 bytes" in refused(b'"' + b"x" * (2**20 - 1) + b'"', parse_value).detail
 
 
 @pytest.mark.parametrize("read", [parse_json, parse_yaml, parse_list, parse_value])

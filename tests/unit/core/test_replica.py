@@ -1,5 +1,8 @@
 """What single revisions and listings mean: epochs, schemas, unreadable entries, absent scopes, other histories."""
 
+from typing import Any
+
+import msgspec
 import pytest
 
 from configsvc.core.model import Scope, entry_path, epoch_path, head_path, schema_path
@@ -275,6 +278,35 @@ def test_a_private_salt_counts_until_the_key_moves(pair: Pair) -> None:
     unsalted = Replica()
     pair.etcd.relist(unsalted)
     assert unsalted.epoch("shop") == update.snapshot.epoch
+
+
+def test_another_value_at_the_same_revision_is_another_history(pair: Pair) -> None:
+    def altered(value: Any) -> str | None:
+        path = entry_path(SCOPE, "a")
+        record = msgspec.structs.replace(pair.etcd.live[path], value=entry_bytes(value))
+        rest = [other for key, other in pair.etcd.live.items() if key != path]
+        return pair.replica.altered(sort_listing([record, *rest], pair.etcd.revision, "1", None))
+
+    assert altered(1) is None
+    assert "a of shop/prod has another value at revision 2" in (altered(2) or "")
+    pair.put("a", b"garbage")
+    assert altered(3) is None, "what was last readable is from another revision"
+
+
+def test_an_epoch_key_is_what_a_history_is_known_by(pair: Pair) -> None:
+    assert pair.replica.witness() is None
+    pair.txn({epoch_path("shop"): b"random"})
+    assert pair.replica.witness() == (epoch_path("shop"), b"random")
+    assert pair.replica.epoch_value("shop") == b"random"
+    assert pair.replica.epoch_value("other") is None
+
+
+def test_what_applies_where_nothing_is_stored(pair: Pair) -> None:
+    pair.txn({schema_path("shop"): schema_bytes(limit=5)})
+    assert [*pair.replica.defaults("shop")] == ["limit"]
+    assert pair.replica.defaults("other") == {}
+    assert set(pair.replica.shown(SCOPE)) == {"a", "limit"}
+    assert pair.replica.shown(OTHER) == {}
 
 
 def test_in_a_new_history_nothing_remembered_counts(pair: Pair) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configsvc.core.model import Unreadable
-from configsvc.core.schema import decode_defaults, read_defaults
+from configsvc.core.schema import decode_defaults, object_keys, read_defaults
 
 
 def stored(schema: Any) -> bytes:
@@ -35,6 +35,16 @@ def test_a_group_may_hold_a_key_called_type() -> None:
 
 def test_defaults_of_keys_that_nobody_can_ask_for_are_left_out() -> None:
     assert defaults({"_x": {"type": "integer", "default": 1}, "a/b": {"type": "integer", "default": 1}}) == {}
+
+
+def test_the_keys_whose_value_is_a_mapping() -> None:
+    schema = {"a": {"type": "object"}, "b": {"type": "array"}, "c": {"d": {"type": "object", "default": {}}}}
+    assert object_keys(stored(schema)) == {"a", "c.d"}
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", stored({"a": 1}), stored({"a": {"type": "magic"}})])
+def test_without_a_schema_that_reads_no_key_is_known_to_be_a_mapping(content: bytes | None) -> None:
+    assert object_keys(content) == frozenset()
 
 
 def test_defaults_are_entries_of_the_schema() -> None:

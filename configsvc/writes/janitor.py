@@ -154,10 +154,13 @@ class Janitor:
         about = f"{what} {scope or ''}"
         try:
             await step
-        except (EtcdError, ConfigSvcError, Broken) as error:
+        except Exception as error:
+            # Whatever it is: who reads here is not to suffer from what somebody has put among the records.
+            expected = isinstance(error, EtcdError | ConfigSvcError | Broken)
             if about not in self._told:
                 self._told.add(about)
-                log.warning(what, scope=str(scope) if scope else None, error=str(error))
+                tell = log.warning if expected else log.exception
+                tell(what, scope=str(scope) if scope else None, error=str(error))
         else:
             self._told.discard(about)
 

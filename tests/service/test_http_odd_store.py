@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import msgspec
+from structlog.testing import capture_logs
 
 from configsvc.core.model import (
     MAX_HEAD_BYTES,
@@ -245,3 +246,22 @@ async def test_a_keys_history_is_told_in_pages_of_bounded_work(api: Api, monkeyp
         after = {"after": page["next"]}
     assert found == [4, 3, 2, 1]
     assert pages > 1
+
+
+async def test_a_defect_of_the_janitor_ends_nothing_else(api: Api, store: Store, monkeypatch: Any) -> None:
+    await api.deploy({"a": 1})
+    janitor = janitor_of(api, store)
+
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(janitor, "_sweep", broken)
+    monkeypatch.setattr(janitor, "_expire", broken)
+    with capture_logs() as logs:
+        await janitor.work()
+        await janitor.work()
+    told = [(line["event"], line["log_level"], line["error"]) for line in logs]
+    assert told == [
+        ("overrides cannot be read", "error", "a defect"),
+        ("old releases cannot be removed", "error", "a defect"),
+    ]

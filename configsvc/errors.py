@@ -18,8 +18,8 @@
     ├── Unprocessable             422  blast_radius, source_unfit, idempotency_mismatch, too_many_overrides
     ├── HeadersTooLarge           431
     ├── Internal                  500
-    ├── Unavailable               503  starting, revision_not_reached, too_many_streams, draining, store_unavailable,
-    │                                  store_full
+    ├── Unavailable               503  starting, revision_not_reached, too_many_streams, too_many_bodies, draining,
+    │                                  store_unavailable, store_full
     └── OutcomeUnknown            504
 
 A code is stable and is what programs decide by; `detail` is for people: what was wrong, where, and what would be right.
@@ -191,6 +191,7 @@ class Unavailable(ConfigSvcError):
         "starting": "No data yet",
         "revision_not_reached": "Revision not reached in time",
         "too_many_streams": "Too many streams",
+        "too_many_bodies": "Too many large bodies at once",
         "draining": "Shutting down",
         "store_unavailable": "etcd does not answer",
         "store_full": "etcd's space is used up",

@@ -65,7 +65,7 @@ def create_app(
     app[context.HEALTH] = Health(
         hub, follower=follower, etcd=etcd, store=store, ready_from_disk=settings.ready_from_disk
     )
-    app[bodies.TURN] = asyncio.Semaphore()
+    app[bodies.ROOM] = bodies.Room(bodies.BODIES_AT_ONCE * settings.max_body_bytes)
     if writer is not None:
         app[context.WRITER] = writer
     metrics.follow(follower, etcd)

@@ -11,7 +11,7 @@ from aiohttp import web
 from configsvc.core import documents
 from configsvc.core.documents import Named, Object, Problem
 from configsvc.core.model import MAX_KEY_BYTES, key_problem
-from configsvc.errors import InvalidRequest, RequestTimeout, TooLarge, UnsupportedMediaType
+from configsvc.errors import InvalidRequest, RequestTimeout, TooLarge, Unavailable, UnsupportedMediaType
 from configsvc.web.route import Body
 from configsvc.web.syntax import KEY_SCHEMA
 from configsvc.writes.threads import MUCH, off_loop
@@ -20,8 +20,6 @@ BODY_DIGEST = web.RequestKey("body_digest", bytes)
 """The hash of the body as it was sent."""
 BODY_KEYS = web.RequestKey("body_keys", int)
 """About how many keys it has."""
-TURN = web.AppKey("turn", asyncio.Semaphore)
-"""Whose turn it is to have a large body read."""
 JSON = "application/json"
 MAX_PATTERNS = 1000
 MAX_PATTERNS_BYTES = 64 * 1024
@@ -33,6 +31,20 @@ MIN_BYTES_PER_S = 1024
 KEY_BYTES = 40
 """What a key and its value take in a body, about."""
 YAML = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
+
+
+class Room:
+    """What bodies may take of the service: `most` bytes at a time, and one thread to read the large ones."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.taken = 0
+        self.turn = asyncio.Semaphore()
+
+
+ROOM = web.AppKey("room", Room)
+BODIES_AT_ONCE = 4
+"""So many of the largest find room at the same time."""
 
 
 class Patch(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +135,7 @@ def is_dear(request: web.Request) -> bool:
 async def read(request: web.Request, body: Body, max_bytes: int, patience_s: float) -> Any:
     """The request's body as the route reads it; one that does not come within `patience_s` has to come steadily.
 
-    Raises `UnsupportedMediaType`, `TooLarge`, `RequestTimeout`, `InvalidRequest`.
+    Raises `UnsupportedMediaType`, `TooLarge`, `RequestTimeout`, `InvalidRequest`, `Unavailable` (`too_many_bodies`).
     """
     if ", ".join(request.headers.getall("Content-Encoding", ["identity"])).strip().lower() != "identity":
         raise UnsupportedMediaType("send the body as it is, without a Content-Encoding")
@@ -136,21 +148,23 @@ async def read(request: web.Request, body: Body, max_bytes: int, patience_s: flo
         # Now, and not before: what is refused by its head need not be sent.
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
-    text = await _received(request, limit, patience_s, _hint(media))
-    request[BODY_DIGEST] = hashlib.sha256(text).digest()
-    # A few bytes of YAML can stand for much, and are slow to read.
-    request[BODY_KEYS] = MUCH if media in YAML else len(text) // KEY_BYTES
-    if not text.strip():
-        raise InvalidRequest(f"the body is empty; {body.description}", code="invalid_body")
-    if request[BODY_KEYS] < MUCH:
-        return body.read(bytes(text), media)
-    # One at a time, or a few of them together would leave nothing of the interpreter to those who read. A turn ends
-    # with its thread: that goes on where the sender goes away.
-    turn = request.app[TURN]
-    await turn.acquire()
-    reading = asyncio.ensure_future(off_loop(request[BODY_KEYS], body.read, bytes(text), media))
-    reading.add_done_callback(lambda _: turn.release())
-    return await asyncio.shield(reading)
+    text, room = bytearray(), request.app[ROOM]
+    try:
+        await _receive(request, text, limit, patience_s, _hint(media))
+        # A few bytes of YAML can stand for much, and are slow to read.
+        request[BODY_KEYS] = MUCH if media in YAML else len(text) // KEY_BYTES
+        if not text or text.isspace():
+            raise InvalidRequest(f"the body is empty; {body.description}", code="invalid_body")
+        if request[BODY_KEYS] < MUCH:
+            return body.read(bytes(text), media)
+        # One at a time, or a few of them together would leave nothing of the interpreter to those who read. A turn
+        # ends with its thread: that goes on where the sender goes away.
+        await room.turn.acquire()
+        reading = asyncio.ensure_future(off_loop(request[BODY_KEYS], body.read, bytes(text), media))
+        reading.add_done_callback(lambda _: room.turn.release())
+        return await asyncio.shield(reading)
+    finally:
+        room.taken -= len(text)
 
 
 def keys_in(request: web.Request) -> int:
@@ -163,13 +177,19 @@ def _hint(media: str) -> str:
     return " as YAML; JSON may be larger" if media in YAML else ""
 
 
-async def _received(request: web.Request, limit: int, patience_s: float, hint: str) -> bytearray:
-    text = bytearray()
+async def _receive(request: web.Request, text: bytearray, limit: int, patience_s: float, hint: str) -> None:
+    room, digest = request.app[ROOM], hashlib.sha256()
     started = asyncio.get_running_loop().time()
     try:
         async with asyncio.timeout(patience_s) as timeout:
             async for chunk in request.content.iter_any():
                 text += chunk
+                digest.update(chunk)
+                room.taken += len(chunk)
+                if room.taken > room.most:
+                    raise Unavailable(
+                        "too many large bodies are being sent at the same time", code="too_many_bodies", retry_after_s=5
+                    )
                 if len(text) > limit:
                     raise TooLarge(
                         f"the body has more than {limit} bytes, which is what this route takes{hint}", limit=limit
@@ -179,7 +199,7 @@ async def _received(request: web.Request, limit: int, patience_s: float, hint: s
         raise RequestTimeout(f"the body stopped coming after {len(text)} bytes") from None
     except web.RequestPayloadError:
         raise InvalidRequest("the body breaks off, or is not framed as HTTP/1.1 wants", code="bad_request") from None
-    return text
+    request[BODY_DIGEST] = digest.digest()
 
 
 def _media(request: web.Request, body: Body) -> str:

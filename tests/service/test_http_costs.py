@@ -1,6 +1,7 @@
 """What a request may cost those who read meanwhile, and what is passed over in silence: nothing."""
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import Callable
@@ -160,6 +161,24 @@ async def test_a_large_body_of_somebody_who_may_not_send_it_is_not_read() -> Non
         async with connect(url) as connection:
             connection.send(head(api, "Transfer-Encoding: chunked", token))
             assert (await connection.problem())["code"] == "forbidden"
+
+
+async def test_more_bodies_at_once_than_there_is_room_for(any_etcd: LocalEtcd, namespace: str) -> None:
+    async with service(any_etcd, namespace, max_body_bytes=100_000) as api, contextlib.AsyncExitStack() as stack:
+        answers = []
+        for _ in range(bodies.BODIES_AT_ONCE + 1):
+            connection = await stack.enter_async_context(connect(api.url))
+            connection.send(head(api, "Content-Length: 100000") + b"[" * 90_000)
+            answers.append(asyncio.create_task(connection.problem()))
+        done, waiting = await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+        assert {(task.result()["status"], task.result()["code"]) for task in done} == {(503, "too_many_bodies")}
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        await stack.aclose()
+        async with asyncio.timeout(20):
+            while (await api.deploy({"a": "x" * 90_000})).status != 200:
+                await asyncio.sleep(0.05)
 
 
 # ---- nothing is passed over ------------------------------------------------------------------------------------------

@@ -61,8 +61,15 @@ async def _get(remote: "Remote", key: str | None, release: str | None, *, raw: b
         found: Any = msgspec.json.decode(remote.last.body)
         output.line(output.json_text(found, indent=2))
     elif key is not None:
-        output.line(values[key] if raw and isinstance(values[key], str) else output.json_text(values[key]))
+        output.line(_raw(values[key]) if raw and isinstance(values[key], str) else output.json_text(values[key]))
     elif not values and output.is_terminal():
         exits.warn(f"{'/'.join(await remote.scope())} has no values")
     else:
         output.table(("key", "value"), [(name, output.json_text(value)) for name, value in sorted(values.items())])
+
+
+def _raw(text: str) -> str:
+    """A text as it is; on a terminal without what would steer it."""
+    from configsvc.cli import output
+
+    return "\n".join(map(output.printable, text.split("\n"))) if output.is_terminal() else text

@@ -16,7 +16,8 @@ import typer
 
 from configsvc.cli import exits
 
-_CONTROL = re.compile(r"[\x7f-\x9f\u2028\u2029]")
+_CONTROL = re.compile(r"[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+"""What JSON leaves as it is and a terminal obeys, or shows nothing for."""
 
 
 def is_terminal() -> bool:
@@ -50,7 +51,7 @@ def forget() -> None:
 
 
 def json_text(value: Any, *, indent: int = 0) -> str:
-    """JSON on one line, or indented; control characters that JSON would leave as they are get escaped too."""
+    """JSON on one line, or indented; characters that would steer a terminal, or not be seen, are escaped too."""
     encoded = msgspec.json.encode(value)
     text = (msgspec.json.format(encoded, indent=indent) if indent else encoded).decode("utf-8")
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -116,7 +116,7 @@ def test_what_answers_is_something_else(other, tmp_path):
     assert "what answers there is not configsvc" in done.stderr
     done = run(*GET, "--url", other, "--namespace", "a", "--environment", "b", cwd=tmp_path)
     assert done.returncode == 69
-    assert "answers HTTP 404, not as configsvc does" in done.stderr
+    assert "HTTP 404: it answers, but not as configsvc does" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,98 +1,12 @@
 """The commands that write and that look back, as processes, against a central service that runs."""
 
 import json
-import os
-import pty
-import re
-import signal
 import subprocess
-import threading
-import uuid
-from collections import Counter
-from contextlib import contextmanager
 
 import pytest
 
-from tests.cli.commands import CONFIGSVC, DEADLINE_S, environ, run
-from tests.support.etcd import newest
+from tests.cli.commands import CONFIGSVC, environ, run
 from tests.support.process import DELETED, Hand, ServiceProcess
-
-
-@pytest.fixture(scope="module")
-def url(start_etcd, tmp_path_factory):
-    """A central service."""
-    folder = tmp_path_factory.mktemp("service")
-    with ServiceProcess(
-        folder, CONFIGSVC_MODE="central", ETCD_ENDPOINTS=start_etcd(newest()).url, CONFIGSVC_HEARTBEAT_S="0.5"
-    ) as process:
-        process.start()
-        yield process.url
-
-
-class Shell:
-    """Somebody in a folder of their own, with a scope of their own."""
-
-    def __init__(self, url, folder):
-        self.folder = folder
-        self.namespace = f"ns-{uuid.uuid4().hex[:12]}"
-        self.settings = {
-            "CONFIGSVC_URL": url,
-            "SERVICE_NAME": self.namespace,
-            "CONFIG_ENVIRONMENT": "staging",
-        }
-
-    def __call__(self, *words, expect=0, **settings):
-        """Run a command; its stdout if the exit code is 0, else its stderr."""
-        done = run(*CONFIGSVC, *words, cwd=self.folder, **(self.settings | settings))
-        assert done.returncode == expect, (words, done.returncode, done.stdout, done.stderr)
-        assert "Traceback" not in done.stderr
-        return done.stdout if expect == 0 else done.stderr
-
-    def json(self, *words):
-        return json.loads(self(*words, "--json"))
-
-    def write(self, name, text):
-        (self.folder / name).write_text(text)
-        return name
-
-    def at_terminal(self, *words, typed="", **settings):
-        """Exit code and everything that a terminal shows, with `typed` on it."""
-        parent, child = pty.openpty()
-        os.write(parent, typed.encode())
-        seen = bytearray()
-
-        def read():
-            try:
-                while data := os.read(parent, 65536):
-                    seen.extend(data)
-            except OSError:
-                pass
-
-        reader = threading.Thread(target=read)
-        reader.start()
-        try:
-            env = environ(**{"TERM": "xterm", "COLUMNS": "100", **self.settings, **settings})
-            command = (*CONFIGSVC, *words)
-            done = subprocess.run(
-                command,
-                cwd=self.folder,
-                env=env,
-                stdin=child,
-                stdout=child,
-                stderr=child,
-                timeout=DEADLINE_S,
-                check=False,
-            )
-        finally:
-            os.close(child)
-            reader.join(DEADLINE_S)
-            os.close(parent)
-        return done.returncode, seen.decode()
-
-
-@pytest.fixture
-def shell(url, tmp_path):
-    return Shell(url, tmp_path)
 
 
 def test_from_plan_to_release_and_back(shell):
@@ -275,77 +189,6 @@ def test_a_scope_whose_name_is_nearly_that_of_another(shell):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_production_wants_a_yes(shell):
-    production = {"CONFIG_ENVIRONMENT": "production-eu"}
-    shell.write("v.yaml", "a: 1\nb: 2\n")
-    for words in (["deploy", "v.yaml"], ["set", "a", "1"], ["repair"]):
-        assert "say --yes" in shell(*words, expect=2, **production)
-    assert "say --yes" in shell("set", "a", "1", "--confirm", expect=2)
-    assert "2 keys added" in shell("plan", "v.yaml", **production)
-    shell("deploy", "v.yaml", "--yes", **production)
-
-    shell.write("w.yaml", "a: 2\n")
-    code, seen = shell.at_terminal("deploy", "w.yaml", typed="n\n", **production)
-    assert code == 1
-    assert "1 key DELETED" in seen
-    assert f"Write this to {shell.namespace}/production-eu? [y/N]" in seen
-    assert "nothing was changed" in seen
-    assert shell("get", "a", **production) == "1\n"
-    code, seen = shell.at_terminal("deploy", "w.yaml", typed="y\n", **production)
-    assert code == 0
-    assert "is at release 2" in seen
-    code, seen = shell.at_terminal("set", "a", "3", "--confirm", typed="\n")
-    assert (code, "nothing was changed" in seen) == (1, True)
-    # What is blocked is not asked about.
-    code, seen = shell.at_terminal("promote", "--from", "nowhere", **production)
-    assert (code, "[y/N]" in seen) == (1, False)
-
-
-@contextmanager
-def asking(shell, *words, **settings):
-    """A command that has asked its question, and the terminal's other end."""
-    parent, child = pty.openpty()
-    env = environ(**(shell.settings | settings))
-    command = (*CONFIGSVC, *words)
-    try:
-        with subprocess.Popen(command, cwd=shell.folder, env=env, stdin=child, stdout=-1, stderr=-1) as process:
-            seen = b""
-            try:
-                while b"[y/N]" not in seen:
-                    piece = process.stderr.read1(4096)
-                    assert piece, seen
-                    seen += piece
-                yield process, parent
-            finally:
-                process.kill()
-    finally:
-        os.close(parent)
-        os.close(child)
-
-
-def test_what_was_agreed_to_is_what_is_written(shell):
-    """Somebody else writes while the question is open."""
-    prod = {"CONFIG_ENVIRONMENT": "prod"}
-    shell.write("v.yaml", "a: 1\nb: 1\nc: 1\n")
-    shell("deploy", "v.yaml", "--yes", **prod)
-    shell.write("w.yaml", "a: 2\nb: 1\nc: 1\n")
-    with asking(shell, "deploy", "w.yaml", **prod) as (process, terminal):
-        shell("set", "b", "7", "--yes", **prod)
-        os.write(terminal, b"y\n")
-        _, rest = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 76
-    assert b"changed since: b" in rest
-    assert shell("get", "a", **prod) == "1\n"
-
-
-def test_an_interrupt_at_the_question_ends_it(shell):
-    with asking(shell, "set", "a", "1", "--confirm") as (process, _):
-        process.send_signal(signal.SIGINT)
-        _, rest = process.communicate(timeout=DEADLINE_S)
-    assert (process.returncode, rest.strip()) == (130, b"")
-    shell("history", expect=1)
-
-
 def test_promotion(shell):
     shell.write("v.yaml", "a: 1\n")
     shell("deploy", "v.yaml", "--version", "v1")
@@ -492,29 +335,3 @@ def test_nobody_answers(tmp_path):
             "configsvc: http://127.0.0.1:1: cannot connect: connection refused\n",
         )
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_large_deploy_at_a_terminal(shell):
-    """A window is opened for it; the terminal shows that something goes on, and in the end only what came of it."""
-    shell.write("v.json", json.dumps({f"k{n:04}": "x" * 2000 for n in range(2000)}))
-    code, seen = shell.at_terminal("deploy", "v.json", "--timeout-s", "30")
-    assert code == 0, seen
-    assert "is at release 1" in seen
-    assert "2000 added" in seen
-    assert "k0001" not in seen
-    assert len(shell("get").splitlines()) == 2000
-
-
-def test_nothing_is_cut_however_narrow_the_terminal(shell):
-    shell("set", 'greeting="rather long, with words and 世界"', "--reason", "first")
-    shell("emergency", "greeting", '"night"', "--reason", "incident 42")
-
-    def letters(columns, *words):
-        code, seen = shell.at_terminal(*words, COLUMNS=str(columns))
-        assert code == 0
-        return Counter("".join(re.sub(r"\x1b\[[0-9;]*m|─", "", seen).split()))
-
-    for words in (["history"], ["history", "greeting"], ["drift"], ["status"]):
-        wide = letters(400, *words)
-        for columns in (20, 40, 60, 80, 100):
-            assert letters(columns, *words) == wide, columns

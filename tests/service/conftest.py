@@ -1,12 +1,14 @@
 """Fixtures for tests of writes: a namespace that no other test uses, a central service, and what etcd has."""
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
+import pytest_asyncio
 
-from configsvc.etcd.gateway import Gateway
+from configsvc.etcd.gateway import Gateway, GatewayConfig
 from configsvc.etcd.local import LocalEtcd
+from tests.support.etcd import newest
 from tests.support.writing import Api, Store, service
 
 
@@ -36,11 +38,20 @@ def store(any_gateway: Gateway, namespace: str) -> Store:
     return Store(any_gateway, namespace)
 
 
-@pytest.fixture
-async def deployed(api: Api, store: Store) -> AsyncIterator[Api]:
-    """A service whose namespace has two environments. Whatever a test asks, the store stays as it is."""
-    await api.deploy({"a": 1, "b": {"c": 2}}, version="v1")
-    await api.deploy({"a": 1}, env="staging")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(start_etcd: Callable[[str], LocalEtcd]) -> AsyncIterator[tuple[Api, Store]]:
+    """A service for all tests of a module that change nothing: its namespace has two environments."""
+    etcd, namespace = start_etcd(newest()), f"ns-{uuid.uuid4().hex[:12]}"
+    async with service(etcd, namespace) as api, Gateway(GatewayConfig(endpoints=(etcd.url,))) as gateway:
+        await api.deploy({"a": 1, "b": {"c": 2}}, version="v1")
+        await api.deploy({"a": 1}, env="staging")
+        yield api, Store(gateway, namespace)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def deployed(shared: tuple[Api, Store]) -> AsyncIterator[Api]:
+    """The shared service, for tests that are `SHARED`. Whatever one of them asks, the store stays as it is."""
+    api, store = shared
     before = await store.everything()
     yield api
     assert await store.everything() == before

@@ -15,7 +15,7 @@ from configsvc.etcd.local import LocalEtcd
 from configsvc.web.app import create_app
 from configsvc.web.routes import ROUTES
 from tests.support.service import central, connect, make_hub, make_settings, serving
-from tests.support.writing import Api, Store, running_service, service
+from tests.support.writing import SHARED, Api, Store, running_service, service
 
 JSON, YAML = "application/json", "application/yaml"
 WRITES = [route for route in ROUTES if route.writes]
@@ -56,6 +56,7 @@ SCOPED = [route for route in WRITES if "{ns}" in route.path]
 @pytest.mark.parametrize(
     "name", ["..", "%2e%2e", ".", "", "_meta", "a%2Fb", "a%00", "%ff", "%zz", "caf%C3%A9", "x" * 129]
 )
+@SHARED
 async def test_names_of_scopes(deployed: Api, route: Any, name: str) -> None:
     for where in ("{ns}", "{env}"):
         path = route.path.replace(where, name).replace("{ns}", "{ns}").replace("{env}", "production")
@@ -72,6 +73,7 @@ KEYED = [route for route in WRITES if "{key}" in route.path]
     "key",
     ["", "..", "%2e%2e", "_meta", "_meta%2Fhead", "a%2Fb", "a/b", "../staging/a", "a%00b", "%ff", "%", "x" * 1025],
 )
+@SHARED
 async def test_names_of_keys(deployed: Api, route: Any, key: str) -> None:
     refused = await ask(deployed, route, route.path.replace("{env}", "production").replace("{key}", key))
     assert (refused.status, refused.code) == (400, "invalid_key")
@@ -87,6 +89,7 @@ async def test_an_odd_key_can_be_deleted_and_not_be_set(api: Api, store: Store) 
 
 
 @pytest.mark.parametrize("route", WRITES, ids=route_name)
+@SHARED
 async def test_parameters(deployed: Api, route: Any) -> None:
     known = {parameter.name for parameter in route.query}
     refused = await ask(deployed, route, surprise="x")
@@ -218,6 +221,7 @@ async def test_a_sidecar_writes_its_own_scopes_only(any_etcd: LocalEtcd, namespa
 
 
 @pytest.mark.parametrize("route", [route for route in WRITES if route.body], ids=route_name)
+@SHARED
 async def test_types_and_encodings(deployed: Api, route: Any) -> None:
     path = route.path.replace("{env}", "production").replace("{key}", "a")
     needed = _for(NEEDED, route) or {}
@@ -285,6 +289,7 @@ async def test_bodies_that_are_too_large(any_etcd: LocalEtcd, namespace: str) ->
         assert await api.kinds() == ["deploy"]
 
 
+@SHARED
 async def test_a_value_is_refused_by_its_length_before_it_is_read(deployed: Api) -> None:
     path = "/v1/emergency/{ns}/production/a?reason=x"
     async with connect(deployed.url) as connection:
@@ -297,6 +302,7 @@ async def test_a_value_is_refused_by_its_length_before_it_is_read(deployed: Api)
     ("framing", "body"),
     [("Content-Length: 20", b'{"a": 5}'), ("Transfer-Encoding: chunked", b'8\r\n{"a": 5}\r\n')],
 )
+@SHARED
 async def test_a_body_that_breaks_off_changes_nothing(deployed: Api, framing: str, body: bytes) -> None:
     for half in (True, False):
         async with connect(deployed.url) as connection:
@@ -312,6 +318,7 @@ async def test_a_body_that_breaks_off_changes_nothing(deployed: Api, framing: st
 
 
 @pytest.mark.parametrize("chunk", [b"zz\r\n{}\r\n", b"-1\r\n", b"2\r\n{}xx\r\n0\r\n\r\n", b"ffffffffffffffffff\r\n"])
+@SHARED
 async def test_chunks_that_are_none(deployed: Api, chunk: bytes) -> None:
     async with connect(deployed.url) as connection:
         connection.send(head(deployed, "Transfer-Encoding: chunked") + chunk)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from configsvc.web.routes import ROUTES
-from tests.support.writing import Api, repr_of
+from tests.support.writing import SHARED, Api, repr_of
 
 JSON, YAML = "application/json", "application/yaml"
 WRITES = [route for route in ROUTES if route.writes]
@@ -105,6 +105,7 @@ BAD_YAML: list[tuple[bytes, str, int | None]] = [
 
 @pytest.mark.parametrize("dry_run", ["true", "false"])
 @pytest.mark.parametrize(("body", "code", "words"), BAD_STATES, ids=repr_of)
+@SHARED
 async def test_states_in_json(deployed: Api, body: bytes, code: str, words: str, dry_run: str) -> None:
     refused = await deployed.deploy(body, dry_run=dry_run)
     assert (refused.status, refused.code) == (400, code)
@@ -113,6 +114,7 @@ async def test_states_in_json(deployed: Api, body: bytes, code: str, words: str,
 
 
 @pytest.mark.parametrize(("body", "words", "line"), BAD_YAML, ids=repr_of)
+@SHARED
 async def test_states_in_yaml(deployed: Api, body: bytes, words: str, line: int | None) -> None:
     refused = await deployed.deploy(body, media=YAML)
     assert (refused.status, refused.code in ("invalid_body", "invalid_values")) == (400, True)
@@ -123,6 +125,7 @@ async def test_states_in_yaml(deployed: Api, body: bytes, words: str, line: int 
         assert f"line {line}, column" in refused.json["detail"]
 
 
+@SHARED
 async def test_all_problems_are_told_at_once(deployed: Api) -> None:
     refused = await deployed.deploy(b"_x: 1\na/b: 2\nbig: 99999999999999999999\n' c': 1\n", media=YAML)
     found = [(one["key"], one["line"], one["column"]) for one in refused.json["problems"]]
@@ -155,6 +158,7 @@ VALUES = [
 
 
 @pytest.mark.parametrize("body", [b"", *VALUES], ids=repr_of)
+@SHARED
 async def test_values(deployed: Api, body: bytes) -> None:
     refused = await deployed.ask("PUT", "/v1/emergency/{ns}/production/a", body, reason="x")
     assert (refused.status, refused.code in ("invalid_body", "invalid_values")) == (400, True)
@@ -162,6 +166,7 @@ async def test_values(deployed: Api, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(("body", "code", "words"), BAD_JSON, ids=repr_of)
+@SHARED
 async def test_changes(deployed: Api, body: bytes, code: str, words: str) -> None:
     wrapped = body if body.strip()[:1] != b"{" else b'{"set": ' + body + b"}"
     refused = await deployed.ask("PATCH", "/v1/config/{ns}/production", wrapped)
@@ -192,6 +197,7 @@ async def test_changes(deployed: Api, body: bytes, code: str, words: str) -> Non
     ],
     ids=repr_of,
 )
+@SHARED
 async def test_the_shape_of_changes(deployed: Api, body: Any, words: str) -> None:
     refused = await deployed.ask("PATCH", "/v1/config/{ns}/production", body)
     assert (refused.status, refused.code in ("invalid_body", "invalid_values")) == (400, True)
@@ -200,6 +206,7 @@ async def test_the_shape_of_changes(deployed: Api, body: Any, words: str) -> Non
         assert refused.json["problems_total"] == 3
 
 
+@SHARED
 async def test_everything_that_is_wrong_with_a_change(deployed: Api) -> None:
     body = b'{"set": {"_x": 1, "b": NaN, "c": "\\ud800"}, "delete": ["_y", "a", "a", "b"], "more": 1}'
     refused = await deployed.ask("PATCH", "/v1/config/{ns}/production", body)
@@ -207,6 +214,7 @@ async def test_everything_that_is_wrong_with_a_change(deployed: Api) -> None:
     assert found == ["more", "_y", "a", "b", "_x", "b", "c"]
 
 
+@SHARED
 async def test_own_keys_that_nest(deployed: Api) -> None:
     for body in (b"[" + b'{"a":' * 400 + b"1" + b"}" * 400 + b"]", b'["a", 5]'):
         refused = await deployed.ask("PUT", "/v1/own-keys/{ns}/production", body)
@@ -236,6 +244,7 @@ async def test_keys_of_a_change_are_literal(api: Api) -> None:
     ],
     ids=repr_of,
 )
+@SHARED
 async def test_own_keys(deployed: Api, body: Any) -> None:
     refused = await deployed.ask("PUT", "/v1/own-keys/{ns}/production", json.dumps(body).encode())
     assert (refused.status, refused.code) == (400, "invalid_body")
@@ -246,6 +255,7 @@ async def test_own_keys(deployed: Api, body: Any) -> None:
     [b"x", b"{}", b"\x1f\x8b", *(gzip.compress(data, mtime=0) for data in (b"", b"{}", b"\0" * 10 * MB))],
     ids=repr_of,
 )
+@SHARED
 async def test_restore_of_what_is_no_backup(deployed: Api, body: bytes) -> None:
     for dry_run in ("true", "false"):
         refused = await deployed.ask("POST", "/v1/restore", body, media="application/gzip", dry_run=dry_run)

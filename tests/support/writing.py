@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import aiohttp
 import msgspec
+import pytest
 
 from configsvc.core.model import Scope, entry_path
 from configsvc.etcd.gateway import Gateway
@@ -19,6 +20,8 @@ from tests.support.etcd import delete, put
 from tests.support.service import assert_sound, central
 
 NOTHING = object()
+SHARED = pytest.mark.asyncio(loop_scope="module")
+"""Marks a test that asks the service which all of its module share."""
 
 
 class Answer:

@@ -22,6 +22,7 @@ from configsvc.core.commands import (
     View,
 )
 from configsvc.core.model import encode_entry, value_of
+from configsvc.core.near import near
 from configsvc.core.release import Override
 from configsvc.errors import ConfigSvcError, NotFound
 
@@ -150,6 +151,7 @@ def _plan_state(command: Deploy | Promote | Rollback | Restore, view: View, abou
             number = since if since is not None and is_same else draft.number
             draft.overrides[key] = number
             draft.records[key] = msgspec.structs.replace(record, release=number)
+            draft.kept.add(key)
         if command.ended:
             draft.warnings.append(f"overrides whose time passed since the backup have ended: {names(command.ended)}")
     return draft
@@ -197,8 +199,8 @@ def _plan_change(command: Change, view: View, about: About) -> Draft:
     draft = Draft(view)
     missing = [key for key in command.delete if key not in view.entries]
     if missing:
-        near = sorted(view.entries)[:5]
-        raise NotFound(f"nothing is stored under {names(missing)}", code="key_not_found", keys=missing, near=near)
+        alike = near(missing[0], view.entries)
+        raise NotFound(f"nothing is stored under {names(missing)}", code="key_not_found", keys=missing, near=alike)
     metadata = {"created_by": about.by, "created_at": about.at}
     for key in sorted(command.set.keys() | set(command.delete)):
         value = command.set.get(key)

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from configsvc.core.feed import Feed
 from configsvc.core.model import Scope
+from configsvc.core.near import near
 from configsvc.errors import NotFound
 from configsvc.hub import Hub
 from configsvc.web import context, history, syntax
@@ -59,7 +60,7 @@ def _no_key(request: web.Request, feed: Feed, key: str) -> NotFound:
             f"{feed.scope} has something stored for key {syntax.shown(key)}, but it cannot be read: {problem.reason}"
         )
         return NotFound(detail, code="key_not_found", headers=headers, near=[], unreadable=problem.reason)
-    alike = syntax.near(key, feed.keys())
+    alike = near(key, feed.keys())
     hint = f"; did you mean {', '.join(alike)}?" if alike else ""
     return NotFound(
         f"{feed.scope} has no key {syntax.shown(key)}{hint}", code="key_not_found", headers=headers, near=alike
@@ -75,7 +76,7 @@ async def _feed(request: web.Request) -> Feed:
     if feed is not None:
         return feed
     readable = [str(one) for one in context.readable_scopes(request)]
-    alike = syntax.near(str(scope), readable)
+    alike = near(str(scope), readable)
     hint = f"; did you mean {', '.join(alike)}?" if alike else ""
     if not alike and 0 < len(readable) <= FEW_SCOPES:
         hint = f"; there is {', '.join(readable)}"

@@ -18,8 +18,6 @@ DEFAULT_WAIT_S = 5.0
 MAX_REVISION = 2**63 - 1
 NEAR = 0.75
 """How alike (difflib's ratio) an unknown query parameter must be to a known one to be taken for a misspelling."""
-MAX_CANDIDATES = 500
-"""How many names a 404 looks at for near ones: finding them must stay cheaper than the request."""
 
 # What JSON Schema can say of names; the rest is said where they are refused.
 LABEL_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$"
@@ -346,18 +344,3 @@ def trace_id(header: str | None) -> str | None:
 def position(header: str | None, query: str | None) -> EventId | None:
     """Where a stream's reader is: `Last-Event-ID` wins over `?last_event_id=`; what makes no sense is nowhere."""
     return parse_event_id(header.strip(" \t") if header is not None else query)
-
-
-# ---- near names ------------------------------------------------------------------------------------------------------
-
-
-def near(name: str, names: Iterable[str]) -> list[str]:
-    """Up to three of `names` that look like `name`, the most alike first."""
-    candidates: list[str] = []
-    if len(name) <= 128:
-        for one in names:
-            if abs(len(one) - len(name)) <= max(3, len(name) // 3):
-                candidates.append(one)
-                if len(candidates) == MAX_CANDIDATES:
-                    break
-    return get_close_matches(name, candidates, n=3, cutoff=0.7)

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from configsvc.core.commands import Change, Deploy, Expire, Promote, Repair, Restore, Rollback
 from configsvc.core.guards import Guards
-from configsvc.core.model import Freeze, canonical, value_of
+from configsvc.core.model import Freeze, canonical, encode_entry, overrides_prefix, value_of
 from configsvc.core.plan import base_of, digest_of, plan
 from configsvc.core.release import replay
 from configsvc.errors import NotFound
-from tests.unit.core.plans import NO_GUARDS, Paper, values
+from tests.unit.core.plans import NO_GUARDS, SCOPE, Paper, values
 
 LATER = "2026-01-02T00:00:00.000Z"
 
@@ -363,8 +363,9 @@ def test_a_repair_makes_history_of_what_is_there() -> None:
 
 def test_deleting_what_is_not_there_is_an_error() -> None:
     with pytest.raises(NotFound) as caught:
-        deployed(a=1).plan(Change(kind="delete", delete=("b", "c")))
-    assert caught.value.fields["keys"] == ["b", "c"]
+        deployed(aa=1, pool_size=1).plan(Change(kind="delete", delete=("poolsize", "zz")))
+    assert caught.value.fields["keys"] == ["poolsize", "zz"]
+    assert caught.value.fields["near"] == ["pool_size"]
 
 
 # ---- what stands in the way ------------------------------------------------------------------------------------------
@@ -543,3 +544,20 @@ def test_a_deploy_makes_exactly_what_was_asked_for(one: dict[str, bytes], other:
 @given(states)
 def test_a_digest_does_not_depend_on_the_order_of_keys(state: dict[str, bytes]) -> None:
     assert digest_of(dict(reversed(list(state.items())))) == digest_of(state)
+
+
+@pytest.mark.parametrize("how", ["keep", "restore"])
+def test_a_release_holds_the_records_of_the_overrides_that_it_kept(how: str) -> None:
+    """Also where they are as they were: going back to it takes what was deployed under them."""
+    paper = deployed(a=1, b=1)
+    paper.do(emergency(new=3))
+    path = overrides_prefix(SCOPE).decode() + "new"
+    raws = dict(paper.raws)
+    for b in (2, 3):
+        if how == "keep":
+            found = paper.do(Deploy(values=values(a=1, b=b), overrides="keep"))
+        else:
+            entries = raws | {"b": encode_entry(str(b).encode(), None, {})}
+            found = paper.do(Restore(entries=entries, source="backup", overrides=dict(paper.overrides)))
+        assert [record.key for record in found.records] == [path]
+        assert paper.values == {"a": 1, "b": b, "new": 3}

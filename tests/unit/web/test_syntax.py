@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configsvc.core.model import key_problem
+from configsvc.core.near import near
 from configsvc.errors import InvalidRequest
 from configsvc.web import syntax
 from configsvc_client.protocol import EventId
@@ -190,9 +191,9 @@ def test_the_header_wins_over_the_query() -> None:
 
 def test_near_names_come_from_the_given_ones_and_stay_cheap() -> None:
     names = [f"database.pool.{i}" for i in range(100_000)]
-    assert syntax.near("database.poll.1", names)
-    assert syntax.near("x" * 1024, names) == []
-    assert len(syntax.near("database.pool", names)) <= 3
+    assert near("database.poll.1", names)
+    assert near("x" * 1024, names) == []
+    assert len(near("database.pool", names)) <= 3
 
 
 # ---- readers of writes -----------------------------------------------------------------------------------------------

@@ -82,6 +82,12 @@ def change_of(key: str, old: bytes | None, new: bytes | None) -> dict[str, Any]:
     return change
 
 
+def differences(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    """What is different between two states, key by key, as answers tell it."""
+    keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    return [change_of(key, before.get(key), after.get(key)) for key in keys]
+
+
 def digest_of(values: Mapping[str, bytes]) -> str:
     """The digest of a submitted state, whatever the order of its keys."""
     digest = hashlib.sha256()

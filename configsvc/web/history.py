@@ -6,13 +6,13 @@ import msgspec
 from aiohttp import web
 
 from configsvc.core.model import value_of
+from configsvc.core.plan import differences
 from configsvc.web import context, syntax
 from configsvc.web.manage import answer
 from configsvc.writes import history
 from configsvc.writes.reading import Reading
 from configsvc.writes.telling import told
 from configsvc.writes.threads import off_loop
-from configsvc.writes.writer import differences
 
 DEFAULT_LIMIT = 50
 

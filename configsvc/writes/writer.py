@@ -31,7 +31,7 @@ from configsvc.core.model import (
     locate,
     scope_prefix,
 )
-from configsvc.core.plan import Plan, base_of, change_of, kind_of, plan
+from configsvc.core.plan import Plan, base_of, change_of, differences, kind_of, plan
 from configsvc.core.release import Manifest, Receipt, decode_receipt, entries_of
 from configsvc.errors import (
     ConfigSvcError,
@@ -177,7 +177,9 @@ class Writer:
                     await self._check_unchanged(view, if_match)
                 command = await prepare(view)
                 seen.kind = kind_of(command)
-                found = await self._plan(command, view, about)
+                # No two windows have one name, also where the same write opens another one.
+                attempt = msgspec.structs.replace(about, id=about.id if tries == 1 else f"{about.id}.{tries}")
+                found = await self._plan(command, view, attempt)
                 # What the label means so far was read with the view.
                 assert found.manifest.version == label
                 if dry_run:
@@ -476,12 +478,6 @@ def _changed_since(past: Iterable[KeyValue], view: View) -> str | None:
         return "its values have changed since"
     was, now = head or Head(), view.head or Head()
     return None if (was.release, was.id) == (now.release, now.id) else "it has another release"
-
-
-def differences(before: dict[str, bytes], after: dict[str, bytes]) -> list[dict[str, Any]]:
-    """What is different between two states, key by key, as answers tell it."""
-    keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-    return [change_of(key, before.get(key), after.get(key)) for key in keys]
 
 
 def _outcome(found: Plan, view: View, revision: int, epoch: bytes | None) -> Outcome:

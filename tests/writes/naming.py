@@ -69,3 +69,8 @@ def head_of(raw: bytes | None) -> Head | None:
 def at(key: bytes, revision: int) -> Compare:
     """Holds while a key is at a revision."""
     return Compare(key=key, target="MOD", value=revision)
+
+
+def asked(id: str) -> str:
+    """The id that a write came with; a later try of it has a number behind it."""
+    return id.partition(".")[0]

@@ -1,8 +1,9 @@
 """Schedules that once went wrong, as small as they could be made; what was seen is said in each name."""
 
+import msgspec
 import pytest
 
-from configsvc.core.model import entry_path, value_of
+from configsvc.core.model import decode_head, entry_path, head_path, value_of
 from configsvc.errors import Unavailable
 from configsvc.etcd.ops import Ambiguous, Invalid, MemberStatus, NoSpace, Put, Range, Txn, TxnResult
 from tests.writes.explorer import Run
@@ -208,3 +209,16 @@ async def test_a_window_is_not_opened_where_there_is_not_room_for_all_of_it(
     run = await played(lean, writers=((BOTH,),))
     assert run.cases["answer: store_full"] == 1
     assert not run.cases["open"]
+
+
+async def test_a_write_that_opens_another_window_gives_it_another_name(lean: LeanEtcd) -> None:
+    """A replica that missed the close between two of one name would take the second for the first."""
+    decisions = (("until", "w1", "open"), ("hand", "a", "h1"))
+    setup = (Step(kind="deploy", set={"a": "0", "b": "0"}),)
+    run = run_of(lean, *decisions, setup=setup, writers=((msgspec.structs.replace(BOTH, policy="discard"),),))
+    await run.run()
+    history = await judge(run)
+    assert run.cases["undo"] == run.cases["close"] == 1
+    stored = (state.get(head_path(run.scope)) for state in history.past.states)
+    heads = [decode_head(kv.value) for kv in stored if kv]
+    assert len({head.applying.id for head in heads if head.applying}) == 2

@@ -27,7 +27,7 @@ from configsvc.writes.writer import Key, Outcome, Writer
 from tests.cluster.conftest import freeze, heal, started
 from tests.support.etcd import newest
 from tests.writes.mortal import GUARDS
-from tests.writes.naming import describe
+from tests.writes.naming import asked, describe
 
 SCOPE_KEYS = ("a", "b", "c")
 
@@ -188,7 +188,7 @@ async def check(gateway: Gateway, scope: Scope, ids: dict[str, Outcome | ConfigS
     manifests = [decode_manifest(kv.value) for kv in (await gateway.list(manifests_prefix(scope))).kvs]
     assert head.applying is None
     assert [one.number for one in manifests] == list(range(1, head.release + 1))
-    made = [one.id for one in manifests]
+    made = [asked(one.id) for one in manifests]
     found = [id for id in ids if id in made]
     wanted = any(isinstance(said, Outcome) for said in ids.values())
     assert len(found) == wanted, f"{ids} and {made}"

@@ -30,6 +30,7 @@ from configsvc.writes.reading import Reading
 from configsvc.writes.writer import Outcome, Writer
 from configsvc_client.protocol import format_time
 from tests.writes.mortal import GUARDS
+from tests.writes.naming import asked
 
 RACE_S = float(os.environ.get("CONFIGSVC_TEST_RACE_S", "10"))
 WRITERS = 32
@@ -124,17 +125,17 @@ async def check(gateway: Gateway, race: Race) -> None:
     assert head.applying is None
     manifests: list[Manifest] = [decode_manifest(kv.value) for kv in (await gateway.list(manifests_prefix(scope))).kvs]
     assert [one.number for one in manifests] == list(range(1, head.release + 1)), "a number is skipped or doubled"
-    ids = {one.id: one for one in manifests}
+    ids = {asked(one.id): one for one in manifests}
     assert len(ids) == len(manifests)
     # Nothing but what was accepted, and what the janitor ended.
-    assert ids.keys() - race.accepted.keys() == {one.id for one in manifests if one.kind == "expiry"}
+    assert ids.keys() - race.accepted.keys() == {asked(one.id) for one in manifests if one.kind == "expiry"}
     assert race.accepted.keys() <= ids.keys()
     assert not race.refused & ids.keys()
     state: dict[str, bytes] = {}
     for one in manifests:
         content = await reading.content(scope, one.content)
         assert content is not None
-        told = race.accepted.get(one.id)
+        told = race.accepted.get(asked(one.id))
         for record in entries_of(content):
             assert state.get(record.key) == record.old, f"release {one.number}: {record.key} was something else before"
         state = replay(state, content)

@@ -44,7 +44,7 @@ from configsvc.errors import InvalidRequest, OutcomeUnknown
 from configsvc.etcd.ops import Compacted, Header, KeyValue, Range, RangeResult, WatchEvent, prefix_end
 from configsvc.history import before_window
 from tests.writes.explorer import Run
-from tests.writes.naming import head_of
+from tests.writes.naming import asked, head_of
 from tests.writes.turns import Answer
 
 CLUSTER = "cluster"
@@ -202,13 +202,13 @@ def check_numbers(history: History) -> None:
         assert numbers == sorted(set(numbers)), f"releases came as {numbers}"
     else:
         assert numbers == list(range(1, len(numbers) + 1)), f"releases came as {numbers}"
-    ids = [one.id for one in history.releases]
+    ids = [asked(one.id) for one in history.releases]
     assert len(set(ids)) == len(ids), f"a write was carried out twice: {ids}"
 
 
 def check_answers(history: History) -> None:
     """Each accepted answer is in the history with exactly its changes, no refused one is; what is unknown is either."""
-    made = {one.id: one for one in history.releases}
+    made = {asked(one.id): one for one in history.releases}
     for answer in history.run.answers:
         release = made.get(answer.id)
         assert not isinstance(answer.error, InvalidRequest), f"{answer.step}: {answer.error}"
@@ -298,7 +298,7 @@ def check_overrides(history: History) -> None:
     commands = {answer.id: answer.wanted for answer in history.run.answers}
     after: dict[str, bytes] = {}
     for before, one in zip([None, *history.releases], history.releases, strict=False):
-        command = commands.get(one.id)
+        command = commands.get(asked(one.id))
         if before is not None and before.head.deployed and isinstance(command, Deploy | Rollback):
             found = {key: kv.value for key, kv in history.entries(one.before).items()}
             found |= {record.key: record.old for record in one.content}  # type: ignore[misc]

@@ -70,12 +70,13 @@ async def file(etcd: Etcd, *, namespace: str | None, by: str, at: str) -> AsyncI
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
-    """One scope of a backup: entries, records of releases by etcd key, and what was pending."""
+    """One scope of a backup: entries, records of releases by etcd key, what was pending, and its own keys' patterns."""
 
     scope: Scope
     entries: dict[str, bytes]
     history: dict[bytes, bytes]
     overrides: dict[str, Override]
+    own: list[str]
     version: str | None
     digest: str | None
     is_torn: bool
@@ -143,6 +144,7 @@ def _saved(scope: Scope, records: _Records) -> Saved:
         entries=records.entries,
         history=records.history,
         overrides=overrides,
+        own=head.own if head is not None else [],
         version=version if digest else None,
         digest=digest,
         is_torn=is_torn,
@@ -223,6 +225,9 @@ class Restoring:
                 with told():
                     await self._restore_history(one)
                 found.append(await self._restore(one, contents.head, about(), dry_run=False))
+                # Without them the next promotion would overwrite what differs on purpose.
+                if one.own and not (await self._writer.head(one.scope)).own:
+                    await self._writer.own_keys(one.scope, one.own)
             except ConfigSvcError as error:
                 if done := [str(other.scope) for other in found]:
                     error.detail = f"{one.scope}: {error.detail}. Restored before it: {names(done)}; send it again"

@@ -101,6 +101,22 @@ async def test_and_into_an_empty_one(full: Api, store: Store) -> None:
     ]
 
 
+async def test_the_keys_of_its_own_come_back_where_there_are_none(full: Api, store: Store) -> None:
+    """A promotion after a disaster must not overwrite what differs by environment on purpose."""
+    own = "/v1/own-keys/{ns}/production"
+    await full.ask("PUT", own, b'["database.host"]')
+    file = await save(full, namespace=full.namespace)
+    await full.ask("PUT", own, b'["other"]')
+    await restore(full, file)
+    assert (await full.ask("GET", own))["patterns"] == ["other"]
+    for prefix in ("/config", "/configsvc/releases", "/configsvc/overrides"):
+        await wipe(store.gateway, f"{prefix}/{full.namespace}/".encode())
+    await restore(full, file, dry_run="true")
+    assert (await full.ask("GET", own))["patterns"] == []
+    await restore(full, file)
+    assert (await full.ask("GET", own))["patterns"] == ["database.host"]
+
+
 async def test_everything_into_another_cluster(namespace: str) -> None:
     """With readers that were there before; a second restore changes nothing."""
     with LocalEtcd(options=options(newest())) as one, LocalEtcd(options=options(newest())) as two:

@@ -126,6 +126,9 @@ def lines_of(error: AdminError, file: str = "") -> Iterator[str]:
             yield f"and {total - len(error.problems)} more"
     else:
         yield printable(of_file + _with_option(error))
+    near = error.fields.get("near")
+    if error.code == "key_not_found" and isinstance(near, list) and near and "did you mean" not in error.detail:
+        yield f"did you mean {', '.join(printable(str(one)) for one in near)}?"
     for one in _listed(error, "overrides"):
         value = f" = {json_text(one['value'])[:200]}" if "value" in one else " (deleted or unreadable)"
         by = f"by {one.get('by')} in release {one['release']}" if one.get("release") else "changed by hand"

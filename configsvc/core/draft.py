@@ -201,6 +201,11 @@ def _plan_change(command: Change, view: View, about: About) -> Draft:
     if missing:
         alike = near(missing[0], view.entries)
         raise NotFound(f"nothing is stored under {names(missing)}", code="key_not_found", keys=missing, near=alike)
+    if command.kind == "emergency" and len(command.set) == 1:
+        (only,) = command.set
+        # A misspelt key would be a release that helps nobody.
+        if only not in view.entries and (alike := near(only, view.entries)):
+            draft.warnings.append(f"{only} was not there before; did you mean {', '.join(alike)}?")
     metadata = {"created_by": about.by, "created_at": about.at}
     for key in sorted(command.set.keys() | set(command.delete)):
         value = command.set.get(key)

@@ -106,6 +106,16 @@ def test_changes_overrides_and_drift(shell):
     assert "refuse, keep or discard" in shell("deploy", "v.yaml", "--overrides", "drop", expect=2)
 
 
+def test_a_misspelt_key(shell):
+    shell("set", "checkout.enabled", "true")
+    for words in (["unset", "checkout.enabeld"], ["get", "checkout.enabeld"]):
+        assert shell(*words, expect=1).count("did you mean checkout.enabled?") == 1
+    words = ("emergency", "checkout.enabeld", "false", "--reason", "incident 42")
+    done = run(*CONFIGSVC, *words, cwd=shell.folder, **shell.settings)
+    assert done.returncode == 0
+    assert "warning: checkout.enabeld was not there before; did you mean checkout.enabled?" in done.stderr
+
+
 def test_changes_by_hand_are_drift(shell, any_etcd):
     from configsvc.core.model import Scope
 

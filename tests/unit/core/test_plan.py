@@ -46,6 +46,14 @@ def test_the_first_deploy_makes_release_1() -> None:
     assert paper.values == {"a": 1, "b": None}
 
 
+def test_an_emergency_under_a_key_that_was_not_there_says_so() -> None:
+    paper = deployed(**{"checkout.enabled": True, "z": 1})
+    found = paper.plan(emergency(**{"checkout.enabeld": False}))
+    assert found.warnings == ("checkout.enabeld was not there before; did you mean checkout.enabled?",)
+    assert paper.plan(emergency(**{"checkout.enabled": False})).warnings == ()
+    assert paper.plan(emergency(**{"something.else": 1})).warnings == ()
+
+
 def test_a_deploy_lists_every_changed_key_in_order_with_both_values() -> None:
     paper = deployed(a=1, b=2, c=3)
     found = paper.do(Deploy(values=values(d=4, b=5, c=3)))

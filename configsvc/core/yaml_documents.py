@@ -11,7 +11,17 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from configsvc.core.documents import MAX_STATE_BYTES, Named, Object, Problem, an_object, decoded, is_broken, malformed
+from configsvc.core.documents import (
+    MAX_STATE_BYTES,
+    Named,
+    NoNumber,
+    Object,
+    Problem,
+    an_object,
+    decoded,
+    is_broken,
+    malformed,
+)
 from configsvc.core.documents import shown as quoted
 from configsvc.core.model import MAX_NESTING
 
@@ -20,6 +30,11 @@ MAX_NODES = 100_000
 for billions."""
 _OLD_BREAK = re.compile("[\x85\u2028\u2029]")
 _PREFIX = "tag:yaml.org,2002:"
+MAX_DIGITS = 100
+"""An integer with more is not even read: Python refuses thousands of them."""
+_INT = re.compile(r"([-+]?)(0o[0-7]+|0x[0-9a-fA-F]+|[0-9]+)", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", re.ASCII)
+_INFINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _WORDS = {"true": True, "false": False}
 _NULLS = ("", "~", "null")
 
@@ -37,12 +52,18 @@ def _yaml(body: bytes) -> Any:
         detail = f"holds a bare U+{ord(match[0]):04X}; write it as an escape, in double quotes"
         raise malformed(Problem("", detail, before.count("\n") + 1, match.start() - before.rfind("\n")))
     yaml = YAML(typ="safe", pure=True)
+    # It would print a piece of the document to stderr.
+    yaml.composer.warn_double_anchors = False
     try:
         root = yaml.compose(text)
+        if yaml.resolver.processing_version != (1, 2):
+            raise malformed(
+                Problem("", "the document says that it is no YAML 1.2, and is read as that; remove the %YAML line")
+            )
         if root is None:
             return None
         # No value takes less than two characters.
-        reading = _Nodes(yaml.constructor, len(text) // 2 + MAX_NODES)
+        reading = _Nodes(len(text) // 2 + MAX_NODES)
         value = reading.value(root, 1)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -66,7 +87,7 @@ def _one_line(text: str) -> str:
 class _Nodes:
     """YAML's nodes to values, with every problem and its mark."""
 
-    def __init__(self, constructor: Any, most: int) -> None:
+    def __init__(self, most: int) -> None:
         self.problems: list[Problem] = []
         self._most = most
         self._count = 0
@@ -74,8 +95,8 @@ class _Nodes:
         self._scalars: dict[str, Callable[[ScalarNode], Any]] = {
             "null": _null,
             "bool": _bool,
-            "int": lambda node: _number(node, constructor.construct_yaml_int),
-            "float": lambda node: _number(node, constructor.construct_yaml_float),
+            "int": _int,
+            "float": _float,
             "str": lambda node: _paired(node.value),
             # A date is text here: JSON has no such type, and nobody should be surprised by a format.
             "timestamp": lambda node: node.value,
@@ -146,8 +167,7 @@ class _Nodes:
             return None
         try:
             found = read(node)
-        except (ValueError, IndexError):
-            # The parser's own readers look at the first character of nothing, too.
+        except ValueError:
             self.problems.append(self._at(node, "", f"{quoted(str(node.value))} is no value of its type"))
             return None
         if isinstance(found, float) and (found != found or found in (float("inf"), float("-inf"))):
@@ -174,16 +194,40 @@ def _null(node: ScalarNode) -> None:
 
 
 def _bool(node: ScalarNode) -> bool:
-    # By a tag, or in a document that says YAML 1.1, also words that are none here.
+    # A tag may stand before words that are none here.
     if (text := str(node.value).lower()) not in _WORDS:
         raise ValueError(text)
     return _WORDS[text]
 
 
-def _number(node: ScalarNode, read: Callable[[ScalarNode], Any]) -> Any:
-    """A number as YAML 1.2 has them; the parser takes older spellings for numbers too."""
+def _int(node: ScalarNode) -> Any:
     text = str(node.value)
-    return text if "_" in text or text.lstrip("+-").lower().startswith("0b") else read(node)
+    if _is_old(text):
+        return text
+    if not (match := _INT.fullmatch(text)):
+        raise ValueError(text)
+    sign, digits = match.groups()
+    base = {"0o": 8, "0x": 16}.get(digits[:2], 10)
+    digits = digits if base == 10 else digits[2:]
+    if len(digits) > MAX_DIGITS:
+        return NoNumber("an integer beyond 64 bits; store it as text")
+    return int(sign + digits, base)
+
+
+def _float(node: ScalarNode) -> Any:
+    text = str(node.value)
+    if _is_old(text):
+        return text
+    if _INFINITE.fullmatch(text):
+        return float(text.replace(".", ""))
+    if not _FLOAT.fullmatch(text):
+        raise ValueError(text)
+    return float(text)
+
+
+def _is_old(text: str) -> bool:
+    """Whether the parser takes for a number what YAML 1.2 has as text."""
+    return "_" in text or text.lstrip("+-").lower().startswith("0b")
 
 
 def _paired(text: str) -> str:

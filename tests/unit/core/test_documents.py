@@ -210,6 +210,15 @@ def test_anchors_and_merges() -> None:
     }
 
 
+def test_nothing_of_a_document_is_printed(recwarn: pytest.WarningsRecorder, capfd: pytest.CaptureFixture[str]) -> None:
+    """The parser warns of some things with a piece of the text, which may be secret."""
+    assert flatten(parse_yaml(b"a: &x secret\nb: &x other\nc: *x\n"))["c"] == b'"other"'
+    assert flatten(parse_yaml(b"a: !!float 1e3"))["a"] == b"1000.0"
+    refused(b"%YAML 1.1\n---\na: !!float 1e3\n", parse_yaml)
+    assert not recwarn
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_byte_order_mark_is_passed_over() -> None:
     assert flatten(parse_json(b'\xef\xbb\xbf{"a": 1}')) == {"a": b"1"}
     assert flatten(parse_yaml(b"\xef\xbb\xbfa: 1")) == {"a": b"1"}
@@ -258,7 +267,7 @@ def test_json_that_does_not_parse_has_a_place(text: bytes, line: int, column: in
         (b"a: !!bool yes\n", 1, 4, None),
         (b"a: !!bool 1\n", 1, 4, None),
         (b"a: !!null x\n", 1, 4, None),
-        (b"%YAML 1.1\n---\na: yes\n", 3, 4, None),
+        (b"%YAML 1.1\n---\na: yes\n", None, None, None),
         (b"a: 1\n b: 2\n", 2, 3, None),
         (b"a: *b\n", 1, 4, None),
         ("ok: 1\na: 'x\u2028y'\n".encode(), 2, 6, None),

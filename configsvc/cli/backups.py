@@ -58,7 +58,7 @@ def restore(
     from configsvc.cli.saving import restore_file
 
     try:
-        call(restore_file(where, say, file, only))
+        call(restore_file(where, say, file, only), str(file))
     except OSError as error:
         exits.fail(exits.FAILED, f"{file}: {error.strerror}")
 

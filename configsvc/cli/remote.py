@@ -46,10 +46,11 @@ LIFTS = {
     "base_moved": "look at the new state, and plan again",
     "plan_changed": "plan again, and look at the new plan",
     "read_only": "name a central service with --url",
+    "release_not_found": "configsvc history lists the releases of a scope",
     "route_not_found": "look at --url or CONFIGSVC_URL: http://host:port, as a rule without a path",
 }
 """What to do about a refusal, in words of the command line."""
-_OF_FILE = frozenset({"invalid_body", "invalid_values", "body_too_large"})
+_OF_FILE = frozenset({"invalid_backup", "invalid_body", "invalid_values", "body_too_large"})
 
 
 class Scope(NamedTuple):

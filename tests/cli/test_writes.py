@@ -31,7 +31,9 @@ def test_from_plan_to_release_and_back(shell):
     assert shell("get", "database.pool_size", "--release", "v1") == "10\n"
     assert shell("get", "--release", "@1").count("\n") == 3
     assert "had no key 'new'" in shell("get", "new", "--release", "v1", expect=1)
-    assert "has no version v9" in shell("get", "--release", "v9", expect=1)
+    said = shell("get", "--release", "v9", expect=1)
+    assert "has no version v9" in said
+    assert "configsvc history" in said
 
     rows = [line.split("\t") for line in shell("history").splitlines()]
     assert [(row[0], row[1], row[4], row[5]) for row in rows] == [
@@ -302,7 +304,9 @@ def test_backup_and_restore(shell):
 
     whole = named.read_bytes()
     shell.folder.joinpath("cut.gz").write_bytes(whole[:-20])
-    assert "cut short" in shell("restore", "cut.gz", "--yes", expect=65)
+    assert "cut.gz: this is no backup that can be restored: it is cut short" in shell(
+        "restore", "cut.gz", "--yes", expect=65
+    )
     assert "no gzip file" in shell("restore", "v.yaml", expect=65)
     assert "No such file" in shell("restore", "none", expect=1)
     assert shell("backup", "no/such/folder", *only, expect=1) == (

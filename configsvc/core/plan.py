@@ -30,7 +30,17 @@ from configsvc.core.commands import (
 from configsvc.core.draft import Draft, Step, draft, names
 from configsvc.core.guards import Guards
 from configsvc.core.model import MAX_HEAD_BYTES, Head, Scope, encode_head, overrides_prefix, value_of
-from configsvc.core.release import DEPLOYING, MAX_NAMES, Kind, Label, Manifest, Override, Written, encode_record
+from configsvc.core.release import (
+    DEPLOYING,
+    MAX_NAMES,
+    Kind,
+    Label,
+    Manifest,
+    Override,
+    Written,
+    encode_record,
+    entries_of,
+)
 from configsvc.errors import ConfigSvcError, Conflict, Unprocessable
 
 _UNGUARDED: frozenset[str] = frozenset({"expiry", "repair", "rollback"})
@@ -69,7 +79,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     def changes(self) -> list[dict[str, Any]]:
         """The changed keys as the answer tells them; `old` and `new` are absent where there is no (readable) value."""
-        return [change_of(step.key, step.old, step.new) for step in self.steps if step.writes]
+        return changes_of(self.content())
 
 
 def change_of(key: str, old: bytes | None, new: bytes | None) -> dict[str, Any]:
@@ -80,6 +90,11 @@ def change_of(key: str, old: bytes | None, new: bytes | None) -> dict[str, Any]:
         if value is not None:
             change[name] = msgspec.Raw(value)
     return change
+
+
+def changes_of(content: Iterable[Written]) -> list[dict[str, Any]]:
+    """The keys that a release changed, as answers tell them."""
+    return [change_of(*record) for record in entries_of(content) if record.old != record.new]
 
 
 def differences(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> list[dict[str, Any]]:

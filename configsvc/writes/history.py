@@ -4,17 +4,17 @@ Reads only, from etcd itself and not from the replica: history is not downloaded
 and `NotFound` for a release that never was or is not kept any more.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from configsvc.core.commands import View
 from configsvc.core.model import MAX_NUMBER, Freeze, Scope, value_of
-from configsvc.core.plan import change_of
-from configsvc.core.release import Manifest, Written, entries_of
+from configsvc.core.plan import change_of, changes_of
+from configsvc.core.release import Manifest, entries_of
 from configsvc.writes.reading import Reading, decoded
-from configsvc.writes.threads import off_loop, weight
+from configsvc.writes.threads import off_loop, weight_of
 
 SCANNED = 1000
 """Releases that one page of a key's history looks through at most."""
@@ -67,16 +67,8 @@ async def release(reading: Reading, scope: Scope, manifest: Manifest) -> dict[st
         "base_release": manifest.base or None,
         "source": manifest.source,
         "warnings": manifest.warnings,
-        "changes": None if content is None else await off_loop(_weight(content), _changes, content),
+        "changes": None if content is None else await off_loop(weight_of(content), changes_of, content),
     }
-
-
-def _weight(content: Sequence[Written]) -> int:
-    return weight(raw for record in content for raw in (record.old, record.new))
-
-
-def _changes(content: Sequence[Written]) -> list[dict[str, Any]]:
-    return [change_of(*record) for record in entries_of(content) if record.old != record.new]
 
 
 async def key_page(reading: Reading, scope: Scope, key: str, *, limit: int, after: int | None) -> Page:

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import ParamSpec, TypeVar
 
+from configsvc.core.release import Written
+
 MUCH = 500
 """From so many keys on, work takes more than a few milliseconds."""
 KEY_BYTES = 1024
@@ -16,6 +18,11 @@ T = TypeVar("T")
 def weight(values: Iterable[bytes | None]) -> int:
     """How much work values are, counted in keys."""
     return sum(1 + len(value or b"") // KEY_BYTES for value in values)
+
+
+def weight_of(content: Iterable[Written]) -> int:
+    """The same of what a release writes."""
+    return weight(raw for record in content for raw in (record.old, record.new))
 
 
 async def off_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

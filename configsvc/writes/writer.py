@@ -31,8 +31,8 @@ from configsvc.core.model import (
     locate,
     scope_prefix,
 )
-from configsvc.core.plan import Plan, base_of, change_of, differences, kind_of, plan
-from configsvc.core.release import Manifest, Receipt, decode_receipt, entries_of
+from configsvc.core.plan import Plan, base_of, changes_of, differences, kind_of, plan
+from configsvc.core.release import Manifest, Receipt, decode_receipt
 from configsvc.errors import (
     ConfigSvcError,
     Conflict,
@@ -56,7 +56,7 @@ from configsvc.writes.applying import MAX_STEPS, Applier, LeaseLost, Moved, Tick
 from configsvc.writes.observed import Observer, Seen
 from configsvc.writes.reading import Reading, decoded
 from configsvc.writes.telling import told
-from configsvc.writes.threads import off_loop, weight
+from configsvc.writes.threads import off_loop, weight, weight_of
 from configsvc.writes.window import CHUNK_RECORDS, Broken, Busy, Windows
 from configsvc_client.protocol import EventId, format_time
 
@@ -183,7 +183,7 @@ class Writer:
                 # What the label means so far was read with the view.
                 assert found.manifest.version == label
                 if dry_run:
-                    return _outcome(found, view, view.revision, view.epoch)
+                    return await _outcome(found, view, view.revision, view.epoch)
                 if found.blocked:
                     raise await self._explained(found.blocked[0], view, about)
                 seen.outcome = "unchanged" if found.unchanged else "released"
@@ -208,13 +208,13 @@ class Writer:
         ticket = Ticket(key.path, key.request, await self._receipt_lease()) if key else None
         if found.unchanged:
             await self._applier.note(found, view, ticket)
-            return _outcome(found, view, view.revision, view.epoch)
+            return await _outcome(found, view, view.revision, view.epoch)
         job = await off_loop(len(found.steps) + len(view.entries), self._applier.job, found, view)
         revision, warnings = await self._applier.apply(found, view, job, ticket), list(found.warnings)
         if revision is None:
             revision, warnings = await self.windows.apply(found, view, job, ticket)
         self.reading.remember(found.scope, job.after)
-        outcome = _outcome(found, view, revision, view.epoch or job.epoch)
+        outcome = await _outcome(found, view, revision, view.epoch or job.epoch)
         return msgspec.structs.replace(outcome, warnings=warnings)
 
     async def _settled_view(self, scope: Scope, label: str | None) -> View:
@@ -366,7 +366,7 @@ class Writer:
             if not receipt.unchanged:
                 warnings = found.manifest.warnings
                 content = await self.reading.content(view.scope, found.manifest.content) or []
-                changes = [change_of(*record) for record in entries_of(content) if record.old != record.new]
+                changes = await off_loop(weight_of(content), changes_of, content)
         return Outcome(
             scope=view.scope,
             epoch=epoch,
@@ -480,14 +480,14 @@ def _changed_since(past: Iterable[KeyValue], view: View) -> str | None:
     return None if (was.release, was.id) == (now.release, now.id) else "it has another release"
 
 
-def _outcome(found: Plan, view: View, revision: int, epoch: bytes | None) -> Outcome:
+async def _outcome(found: Plan, view: View, revision: int, epoch: bytes | None) -> Outcome:
     return Outcome(
         scope=found.scope,
         epoch=epoch_of(view.cluster_id, epoch or b"", ""),
         release=(view.release or None) if found.unchanged else found.number,
         revision=revision,
         version=found.head.version,
-        changes=found.changes(),
+        changes=await off_loop(weight_of(found.content()), found.changes),
         warnings=list(found.warnings),
         unchanged=found.unchanged,
         plan=found,

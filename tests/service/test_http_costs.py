@@ -22,7 +22,7 @@ from configsvc.writes.writer import Writer
 from tests.service.test_http_bad_writes import Tokens, head
 from tests.support.etcd import get, put, wipe
 from tests.support.service import central, connect, make_hub, serving
-from tests.support.writing import Api, Store, numbered, service
+from tests.support.writing import SHARED, Api, Store, numbered, service
 
 GZIP, YAML = "application/gzip", "application/yaml"
 LARGE = {name: f"value of {name}" for name in numbered(1000)}
@@ -143,6 +143,7 @@ async def test_differences_of_much_are_found_in_a_thread(api: Api, monkeypatch: 
 # ---- who may cost what -----------------------------------------------------------------------------------------------
 
 
+@SHARED
 async def test_yaml_has_a_limit_of_its_own(deployed: Api) -> None:
     refused = await deployed.deploy(b"#" * (bodies.MAX_YAML_BYTES + 1), media=YAML)
     assert (refused.status, refused.json["limit"]) == (413, bodies.MAX_YAML_BYTES)
@@ -184,6 +185,7 @@ async def test_more_bodies_at_once_than_there_is_room_for(any_etcd: LocalEtcd, n
 # ---- nothing is passed over ------------------------------------------------------------------------------------------
 
 
+@SHARED
 @pytest.mark.parametrize(
     ("name", "values"),
     [
@@ -200,6 +202,7 @@ async def test_headers_that_are_given_twice(deployed: Api, name: str, values: tu
         assert problem["code"] == ("unsupported_media_type" if name == "Content-Encoding" else "invalid_header")
 
 
+@SHARED
 async def test_a_backup_of_a_misspelt_namespace_is_not_one_of_everything(deployed: Api) -> None:
     queries: list[dict[str, Any]] = [{"ns": "x"}, {"namespce": "x"}]
     for query in queries:

@@ -7,7 +7,9 @@ import pytest
 import structlog
 
 from configsvc.etcd.local import LocalEtcd
+from configsvc.writes import txns
 from tests.support.etcd import newest, options
+from tests.writes import explorer
 from tests.writes.lean import LeanEtcd
 
 
@@ -31,3 +33,9 @@ def silent() -> Iterator[None]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A schedule is all that its seed says, ids included."""
+    monkeypatch.setattr(txns, "new_id", explorer.new_id)

@@ -9,9 +9,12 @@ time. What is judged afterwards (`verdict.py`) is the history that etcd's watch 
 import asyncio
 import contextlib
 import itertools
+import random
+import secrets
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -54,8 +57,18 @@ GUARDS = Guards(max_deleted=0, max_growth=0, max_scope_bytes=0, max_releases_per
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 MAX_DECISIONS = 600
 """A schedule that needs more goes in circles."""
+_ids: ContextVar[random.Random | None] = ContextVar("ids", default=None)
 LASTING_S = 3600
 """Leases that are granted for longer end by no decision: receipts'."""
+
+
+def new_id() -> str:
+    """In place of random ids: within a schedule they come from its seed.
+
+    How contents sort decides what a janitor, which walks through them, meets of what is staged meanwhile.
+    """
+    rng = _ids.get()
+    return rng.randbytes(16).hex() if rng else secrets.token_hex(16)
 
 
 class Run:
@@ -193,6 +206,7 @@ class Run:
     async def run(self) -> None:
         """Play the program to its end, and then what comes after it. The history is complete afterwards."""
         self._own = asyncio.current_task()
+        _ids.set(random.Random(self.program.seed))
         writer = self.writer(None, max_steps=100)
         for number, step in enumerate(self.program.setup):
             await self.carry_out(writer, "w0", step, f"s{number}", Counter())

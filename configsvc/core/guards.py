@@ -34,7 +34,8 @@ class Guards(msgspec.Struct, frozen=True, kw_only=True):
         found: list[str] = []
         deleted = len(before.keys() - after.keys())
         if before and not after:
-            found.append(f"the scope would be empty: all {len(before)} keys would be deleted")
+            keys = f"all {len(before)} keys" if len(before) > 1 else "its only key"
+            found.append(f"the scope would be empty: {keys} would be deleted")
         elif self.max_deleted and deleted > self.min_deleted and deleted > self.max_deleted * len(before):
             found.append(f"{deleted} of {len(before)} keys would be deleted, more than {self.max_deleted:.0%}")
         size_before, size_after = _size(before), _size(after)

@@ -23,8 +23,8 @@ from configsvc.web.protocol import reset
 
 SLICE_BYTES = 64 * 1024
 """What one write hands to the transport."""
-PASS_STREAMS = 64
-"""How many streams are written to before others get the event loop: about a millisecond of small frames."""
+PASS_STREAMS = 16
+"""How many streams are written to before others get the event loop: about 0.2 ms of small frames."""
 LOOKS = 5
 """How often a blocked stream is looked at within `slow_reader_s`."""
 

@@ -359,7 +359,8 @@ class Follower:
 
     async def _back_off(self) -> None:
         first, longest = BACKOFF_S
-        ceiling = min(longest, first * 2 ** min(self._failures, 20), self._hub.heartbeat_s)
+        # Half a heartbeat: one endpoint after another may fail us, and readers are back within two all the same.
+        ceiling = min(longest, first * 2 ** min(self._failures, 20), self._hub.heartbeat_s / 2)
         self._failures += 1
         await asyncio.sleep(self._rng.uniform(0, ceiling))
 

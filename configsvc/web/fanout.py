@@ -122,7 +122,7 @@ class Fanout:
     # ---- slow ones ----------------------------------------------------------------------------------------------
 
     def block(self, stream: "Stream") -> None:
-        """Keep an eye on a stream whose connection takes no more for now."""
+        """Keep an eye on a stream whose connection is full."""
         self._blocked.add(stream)
         if not self._looking:
             self._looking = True
@@ -228,7 +228,7 @@ class Stream(asyncio.Protocol):
         reset(self._transport)
 
     def pause_writing(self) -> None:
-        """The kernel takes no more for now."""
+        """The connection is full: the kernel takes nothing until some of it was read."""
         self._blocked = True
         self._left = self._transport.get_write_buffer_size()
         self._moved_at = asyncio.get_running_loop().time()

@@ -2,13 +2,16 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,40 @@ def run(*command: str, cwd: Path, **settings: str) -> subprocess.CompletedProces
     return subprocess.run(
         command, cwd=cwd, env=environ(**settings), capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )
+
+
+def at_terminal(
+    *command: str, cwd: Path, typed: str = "", columns: int = 80, errors: bool = True, **settings: str
+) -> tuple[int, str]:
+    """Exit code and everything that a terminal shows of a command, with `typed` on it; stderr only with `errors`."""
+    parent, child = pty.openpty()
+    os.write(parent, typed.encode())
+    seen = bytearray()
+
+    def read() -> None:
+        # Linux ends a terminal without writers with an error.
+        with suppress(OSError):
+            while data := os.read(parent, 65536):
+                seen.extend(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=environ(**{"TERM": "xterm", "COLUMNS": str(columns), **settings}),
+            stdin=child,
+            stdout=child,
+            stderr=child if errors else subprocess.DEVNULL,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+    finally:
+        os.close(child)
+        reader.join(DEADLINE_S)
+        os.close(parent)
+    return done.returncode, seen.decode()
 
 
 class Running:

@@ -1,13 +1,9 @@
 """Somebody at a shell, with or without a terminal, who talks to a service that runs."""
 
 import json
-import os
-import pty
-import subprocess
-import threading
 import uuid
 
-from tests.cli.commands import CONFIGSVC, DEADLINE_S, environ, run
+from tests.cli.commands import CONFIGSVC, at_terminal, run
 
 
 class Shell:
@@ -38,34 +34,4 @@ class Shell:
 
     def at_terminal(self, *words, typed="", **settings):
         """Exit code and everything that a terminal shows, with `typed` on it."""
-        parent, child = pty.openpty()
-        os.write(parent, typed.encode())
-        seen = bytearray()
-
-        def read():
-            try:
-                while data := os.read(parent, 65536):
-                    seen.extend(data)
-            except OSError:
-                pass
-
-        reader = threading.Thread(target=read)
-        reader.start()
-        try:
-            env = environ(**{"TERM": "xterm", "COLUMNS": "100", **self.settings, **settings})
-            command = (*CONFIGSVC, *words)
-            done = subprocess.run(
-                command,
-                cwd=self.folder,
-                env=env,
-                stdin=child,
-                stdout=child,
-                stderr=child,
-                timeout=DEADLINE_S,
-                check=False,
-            )
-        finally:
-            os.close(child)
-            reader.join(DEADLINE_S)
-            os.close(parent)
-        return done.returncode, seen.decode()
+        return at_terminal(*CONFIGSVC, *words, cwd=self.folder, typed=typed, columns=100, **(self.settings | settings))

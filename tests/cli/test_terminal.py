@@ -1,12 +1,8 @@
 """The same commands on a terminal: tables for people, everything in them."""
 
-import os
-import pty
 import re
-import subprocess
-import threading
 
-from tests.cli.commands import CONFIGSVC, DEADLINE_S, environ
+from tests.cli.commands import CONFIGSVC, at_terminal
 from tests.support.process import Hand, ServiceProcess
 
 ENDPOINTS = ",".join(f"http://etcd-{n}.databases.example:2379" for n in range(1, 6))
@@ -14,29 +10,8 @@ ENDPOINTS = ",".join(f"http://etcd-{n}.databases.example:2379" for n in range(1,
 
 def on_terminal(*command, cwd, **settings):
     """Exit code and text of a command whose stdout is a terminal, 80 columns wide."""
-    parent, child = pty.openpty()
-    seen = bytearray()
-
-    def read():
-        # Linux ends a terminal without writers with an error.
-        try:
-            while data := os.read(parent, 65536):
-                seen.extend(data)
-        except OSError:
-            pass
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    try:
-        env = environ(TERM="xterm", COLUMNS="80", **settings)
-        done = subprocess.run(
-            command, cwd=cwd, env=env, stdout=child, stderr=subprocess.PIPE, timeout=DEADLINE_S, check=False
-        )
-    finally:
-        os.close(child)
-        reader.join(DEADLINE_S)
-        os.close(parent)
-    return done.returncode, re.sub(r"\x1b\[[0-9;]*m", "", seen.decode()).replace("\r\n", "\n")
+    code, seen = at_terminal(*command, cwd=cwd, errors=False, **settings)
+    return code, re.sub(r"\x1b\[[0-9;]*m", "", seen).replace("\r\n", "\n")
 
 
 def test_settings_are_a_table(tmp_path):

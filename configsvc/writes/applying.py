@@ -82,6 +82,11 @@ class Job(NamedTuple):
             staged += txns.content_puts(scope, self.manifest.checkpoint, self.state)
         return tuple(staged)
 
+    def weight(self, plan: Plan) -> int:
+        """How much work it is to encode all that the release stores, as `off_loop` counts it."""
+        changed = (raw for step in plan.steps for raw in (step.old, step.new))
+        return weight(changed) + weight(one.new for one in self.state)
+
 
 class Applier:
     """Applies plans that fit one transaction, and what every release needs before and after that."""
@@ -111,8 +116,7 @@ class Applier:
         """
         if len(plan.steps) > self.max_steps:
             return None
-        size = weight(raw for step in plan.steps for raw in (step.old, step.new)) + weight(one.new for one in job.state)
-        found = await off_loop(size, _fitting, plan, view, job, ticket)
+        found = await off_loop(job.weight(plan), _fitting, plan, view, job, ticket)
         if found is None:
             return None
         txn, staged = found

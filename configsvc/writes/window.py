@@ -122,8 +122,8 @@ class Windows:
         writer, and readers see the state before it until then.
         """
         scope = plan.scope
-        size = weight(raw for step in plan.steps for raw in (step.old, step.new)) + weight(one.new for one in job.state)
-        job, content, sha256, staged = await off_loop(size, _prepared, plan, view, job, ticket, self._chunk_records)
+        work = (plan, view, job, ticket, self._chunk_records)
+        job, content, sha256, staged = await off_loop(job.weight(plan), _prepared, *work)
         await self._check_space(2 * sum(len(put.value) for put in staged))
         manifest = job.manifest
         applying = Applying(

@@ -97,7 +97,9 @@ class LeanEtcd:
         for _ in range(CONNECTIONS):
             _, connection = await loop.create_connection(_Connection, self._address.hostname, self._address.port)
             self._free.put_nowait(connection)
-        self._watching = asyncio.create_task(self._watch())
+        # Asked here, so that nothing that is written from now on is missed, however late the watch opens.
+        start = (await self.range(Range(key=ROOT, limit=1))).header.revision + 1
+        self._watching = asyncio.create_task(self._watch(start))
         return self
 
     async def __aexit__(
@@ -109,15 +111,16 @@ class LeanEtcd:
         while not self._free.empty():
             self._free.get_nowait().close()
 
-    async def _watch(self) -> None:
-        async with Gateway(GatewayConfig(endpoints=(self.url,))) as gateway:
-            start = (await gateway.range(Range(key=ROOT, limit=1))).header.revision + 1
-            async with gateway.watch(ROOT, start, member=gateway.members[0]) as batches:
-                async for batch in batches:
-                    for event in batch.events:
-                        self.events[namespace_of(event.key)].append(event)
-                        self.position = event.mod_revision
-                    self._moved.set()
+    async def _watch(self, start: int) -> None:
+        async with (
+            Gateway(GatewayConfig(endpoints=(self.url,))) as gateway,
+            gateway.watch(ROOT, start, member=gateway.members[0]) as batches,
+        ):
+            async for batch in batches:
+                for event in batch.events:
+                    self.events[namespace_of(event.key)].append(event)
+                    self.position = event.mod_revision
+                self._moved.set()
 
     async def reached(self, revision: int) -> None:
         """Wait until the history has `revision`, at which something below `ROOT` was stored."""

@@ -162,8 +162,10 @@ def _keep(draft: Draft, key: str, want: _Wanted | None, about: About) -> None:
     draft.kept.add(key)
     draft.take_over(key)
     release = draft.overrides.setdefault(key, draft.number)
-    before = draft.records.get(key) or Override(release=release, by=about.by, reason="changed by hand")
-    draft.records[key] = msgspec.structs.replace(before, release=release, returns=want.raw if want else None)
+    record = draft.records.get(key) or Override(release=release, by=about.by, reason="changed by hand")
+    # What was deployed under it already stays that entry: the same deploy again, later, is no release.
+    returns = record.returns if _is(record.returns, want) else want.raw if want else None
+    draft.records[key] = msgspec.structs.replace(record, release=release, returns=returns)
 
 
 def _wanted(command: Deploy | Promote | Rollback | Restore, view: View, about: About) -> dict[str, _Wanted]:

@@ -106,6 +106,7 @@ class AdminClient:
     drift = _sync(AsyncAdminClient.drift)
     own_keys = _sync(AsyncAdminClient.own_keys)
     status = _sync(AsyncAdminClient.status)
+    freshness = _sync(AsyncAdminClient.freshness)
     deploy = _sync(AsyncAdminClient.deploy)
     change = _sync(AsyncAdminClient.change)
     emergency = _sync(AsyncAdminClient.emergency)

@@ -8,7 +8,6 @@ import json
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -173,15 +172,14 @@ class AsyncAdminClient:
         return (await self._get(await self._path("own-keys"), types.OwnKeys)).patterns
 
     async def status(self) -> types.Status:
-        """How the scope is: its newest release, what is pending, frozen or changed by hand, and how fresh reads are."""
+        """How the scope is: its newest release, what is pending, frozen or changed by hand, and how fresh reads are.
+
+        503 `store_unavailable` while etcd is away; `freshness` is answered then too.
+        """
         service, drift = await self.service(), await self.drift()
         # A release that is still being applied is listed before it is the scope's.
         newest = await self.page(limit=1, after=(drift.release or 0) + 1)
-        headers: Mapping[str, str] = {}
-        with suppress(AdminError):
-            # There may be nothing to read yet, or no data; the rest is answered by etcd.
-            headers = (await self._ask(Call(method="HEAD", path=await self._path("config")))).headers
-        staleness = headers.get("Configsvc-Staleness", "")
+        reads = await self.freshness()
         return types.Status(
             namespace=drift.namespace,
             environment=drift.environment,
@@ -190,9 +188,23 @@ class AsyncAdminClient:
             frozen=drift.frozen,
             overrides=drift.overrides,
             hand=drift.hand,
+            source=reads.source,
+            staleness_s=reads.staleness_s,
+            service=service,
+        )
+
+    async def freshness(self) -> types.Freshness:
+        """How fresh what this service serves is. Needs no etcd, and raises nothing where there is nothing to read."""
+        path = await self._path("config")
+        try:
+            headers = (await self._ask(Call(method="HEAD", path=path))).headers
+        except AdminError:
+            return types.Freshness()
+        staleness, revision = headers.get("Configsvc-Staleness", ""), headers.get("Configsvc-Revision", "")
+        return types.Freshness(
             source=headers.get("Configsvc-Source", "none"),
             staleness_s=float(staleness) if staleness.replace(".", "", 1).isdigit() else 0.0,
-            service=service,
+            revision=int(revision) if revision.isascii() and revision.isdigit() else 0,
         )
 
     # ---- writing ----------------------------------------------------------------------------------------------------

@@ -251,11 +251,22 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     identity: str | None = None
 
 
+class Freshness(msgspec.Struct, frozen=True, kw_only=True):
+    """How fresh what a service serves of the scope is: all it has seen up to `revision`, `staleness_s` seconds ago.
+
+    `source` is `live`, `memory` or `disk`, and `none` where there is nothing to read.
+    """
+
+    source: str = "none"
+    staleness_s: float = 0.0
+    revision: int = 0
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """How a scope is, put together from several answers.
 
-    `newest` is the head's release with who made it and when, None before the first. `source` and `staleness_s` say how
-    fresh what this service serves is: `live`, `memory` or `disk`, `none` where there is nothing to read.
+    `newest` is the head's release with who made it and when, None before the first. `source` and `staleness_s` are
+    those of `Freshness`.
     """
 
     namespace: str

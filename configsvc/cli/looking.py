@@ -85,7 +85,9 @@ def status(where: Where) -> None:
 
     Example: configsvc status --environment production
 
-    Exit codes: 0, 69 no service answers, 77 not allowed.
+    While etcd is away it shows what the service knows by itself, and ends with 69.
+
+    Exit codes: 0, 69 no service answers or etcd is away, 77 not allowed.
     """
     from configsvc.cli import past
     from configsvc.cli.remote import call

@@ -13,7 +13,16 @@ from configsvc.cli.remote import Remote, Scope
 from configsvc.cli.review import excerpt
 from configsvc.cli.writing import show_json
 from configsvc_client import MISSING
-from configsvc_client.admin_types import Changed, Frozen, Override, ReleaseRow, Status
+from configsvc_client.admin_types import (
+    AdminError,
+    Changed,
+    Freshness,
+    Frozen,
+    Override,
+    ReleaseRow,
+    Service,
+    Status,
+)
 
 SOME = 10
 """Keys that `status` names of each kind."""
@@ -120,7 +129,11 @@ async def status(where: Where) -> None:
         await remote.scope()
         # What was asked to learn the scope is no part of the answer.
         remote.answers.clear()
-        found = await remote.status()
+        try:
+            found = await remote.status()
+        except AdminError as error:
+            await _reads_only(remote, error, as_json=where.as_json)
+            raise
         asked = remote.last.url
         if where.as_json:
             service, told, newest = (msgspec.json.decode(one.body) for one in remote.answers if one.body)
@@ -146,11 +159,46 @@ async def status(where: Where) -> None:
             _some([f"{one.key}: {_text(one.value)} {_whose(one)}" for one in found.overrides], "; ") or "none",
         ),
         ("by hand", "not known" if hand is None else _some([one.key for one in hand]) or "nothing"),
-        ("reads", _freshness(found)),
-        ("service", f"{asked}, {found.service.version}, {found.service.mode}"),
-        ("you", found.service.identity or "anonymous"),
+        *_served(asked, found, found.service),
     ]
     output.table(("what", "now"), [row for row in rows if row[1]])
+
+
+async def _reads_only(remote: Remote, error: AdminError, *, as_json: bool) -> None:
+    """What can be told while etcd is away: the rest is not known, and `error` says why. Nothing for other errors."""
+    if error.code != "store_unavailable":
+        return
+    service = await remote.service()
+    said = remote.last
+    reads = await remote.freshness()
+    namespace, environment = await remote.scope()
+    if as_json:
+        whole = {
+            "namespace": namespace,
+            "environment": environment,
+            "revision": reads.revision,
+            "source": reads.source,
+            "staleness_s": reads.staleness_s,
+            "service": msgspec.json.decode(said.body),
+            "problem": {"code": error.code, "detail": error.detail},
+        }
+        output.line(output.json_text(whole, indent=2))
+        return
+    rows = [
+        ("scope", f"{namespace}/{environment}"),
+        ("release", "not known"),
+        ("revision", str(reads.revision) if reads.revision else ""),
+        *_served(said.url, reads, service),
+    ]
+    output.table(("what", "now"), [row for row in rows if row[1]])
+
+
+def _served(asked: str, reads: Freshness | Status, service: Service) -> list[tuple[str, str]]:
+    return [
+        ("reads", _freshness(reads)),
+        ("service", f"{asked}, {service.version}, {service.mode}"),
+        ("you", service.identity or "anonymous"),
+    ]
 
 
 async def freezing(where: Where, attempt: Callable[[Remote], Awaitable[Frozen]]) -> None:
@@ -188,7 +236,7 @@ def _name(one: ReleaseRow) -> str:
     return f"{one.release} ({one.version})" if one.version else str(one.release)
 
 
-def _freshness(found: Status) -> str:
+def _freshness(found: Freshness | Status) -> str:
     words = {"live": "live", "none": "nothing to read"}
     return words.get(found.source) or f"{output.printable(found.source)}, proved {found.staleness_s:g} s ago"
 

@@ -5,7 +5,10 @@ import subprocess
 
 import pytest
 
+from configsvc.etcd.local import LocalEtcd
 from tests.cli.commands import CONFIGSVC, environ, run
+from tests.cli.shell import Shell
+from tests.support.etcd import newest, options
 from tests.support.process import DELETED, Hand, ServiceProcess
 
 
@@ -146,6 +149,36 @@ def test_status(shell):
     whole = shell.json("status")
     assert (whole["newest"]["release"], whole["source"], whole["service"]["mode"]) == (2, "live", "central")
     assert whole["overrides"][0]["key"] == "a"
+
+
+def test_status_while_etcd_is_away(tmp_path):
+    with (
+        LocalEtcd(options=options(newest())) as etcd,
+        ServiceProcess(
+            tmp_path / "service", CONFIGSVC_MODE="central", ETCD_ENDPOINTS=etcd.url, CONFIGSVC_HEARTBEAT_S="0.5"
+        ) as process,
+    ):
+        process.start()
+        shell = Shell(process.url, tmp_path)
+
+        def said(*words):
+            return run(*CONFIGSVC, *words, cwd=tmp_path, **shell.settings)
+
+        shell("set", "a", "1")
+        assert shell("get", "a") == "1\n"
+        before = shell.json("status")
+        etcd.members[0].kill()
+        process.running.until("it is stale", lambda: "may be out of date" in said("get", "a").stderr)
+        table, whole = said("status"), said("status", "--json")
+    assert table.returncode == whole.returncode == 69
+    found = dict(line.split("\t") for line in table.stdout.splitlines())
+    assert (found["scope"], found["release"]) == (f"{shell.namespace}/staging", "not known")
+    assert found["reads"].startswith("memory, proved ")
+    assert int(found["revision"]) >= before["revision"]
+    assert "etcd" in table.stderr
+    told = json.loads(whole.stdout)
+    assert told["problem"]["code"] == "store_unavailable"
+    assert (told["source"], told["service"].keys()) == ("memory", before["service"].keys())
 
 
 def test_status_names_some_keys_of_many(shell, any_etcd):

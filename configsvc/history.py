@@ -187,17 +187,24 @@ async def before_window(etcd: Etcd, window: Window, listed: ListedScope) -> Sequ
         return [*records, *map(record, schema.kvs)]
     except Compacted:
         log.info("apply window opened before the last compaction", release=window.release, revision=window.revision)
-    if window.applying.state == "opened":
-        # Nothing is applied yet, and its content may be of a plan that is found to be outdated.
-        return list(listed.records.values())
-    content = await _content(etcd, window.scope, window.release, window.applying.id)
+    content: Sequence[Written] | None = ()
+    if window.applying.state != "opened":
+        content = await _content(etcd, window.scope, window.release, window.applying.id)
+    # Else nothing is applied yet, and its content may be of a plan that is found to be outdated.
     return None if content is None else _undo(window, listed, content)
 
 
-def _undo(window: Window, listed: ListedScope, content: Iterable[Written]) -> list[Record]:
-    """The listing with every key of the release put back. A record that is already the old one is kept as it is."""
+def _undo(window: Window, listed: ListedScope, content: Iterable[Written]) -> list[Record] | None:
+    """The listing with every key of the release put back. A record that is already the old one is kept as it is.
+
+    None where a hand has put another key since the opening: what that was before, nobody knows any more.
+    """
     records = dict(listed.records)
-    for key, old, _ in entries_of(content):
+    written = list(entries_of(content))
+    others = records.keys() - {one.key for one in written}
+    if any(records[key].mod_revision > window.revision for key in others):
+        return None
+    for key, old, _ in written:
         present = records.get(key)
         if old is None:
             records.pop(key, None)

@@ -152,8 +152,23 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def deployed(self) -> int:
-        """The last release that said what the whole scope should be; 0 before the first."""
+        """The last release that said what the whole scope should be; 0 before the first, the newest without a head."""
+        if self.is_headless:
+            return self.newest
         return self.head.deployed if self.head else 0
+
+    @property
+    def is_headless(self) -> bool:
+        """Whether somebody took the head away, or garbled it: a freeze and a list of own keys are lost with it."""
+        garbled = self.head is None and self.head_raw is not None
+        return not self.release and (garbled or self.newest > 0)
+
+    @property
+    def pending(self) -> Mapping[str, int]:
+        """The overrides, each with the release that set it. Without a head their records still tell."""
+        if self.is_headless:
+            return {key: record.release for key, record in self.overrides.items()}
+        return self.head.overrides if self.head else {}
 
     def drift(self) -> set[str]:
         """The keys that somebody changed by hand since the head's release; none before the first release."""

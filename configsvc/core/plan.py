@@ -27,7 +27,7 @@ from configsvc.core.commands import (
     Rollback,
     View,
 )
-from configsvc.core.draft import Draft, Step, draft, names
+from configsvc.core.draft import BY_HAND, Draft, Step, draft, have_same_value, names
 from configsvc.core.guards import Guards
 from configsvc.core.model import MAX_HEAD_BYTES, Head, Scope, encode_head, overrides_prefix, value_of
 from configsvc.core.release import (
@@ -99,8 +99,8 @@ def changes_of(content: Iterable[Written]) -> list[dict[str, Any]]:
 
 def differences(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> list[dict[str, Any]]:
     """What is different between two states, key by key, as answers tell it."""
-    keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-    return [change_of(key, before.get(key), after.get(key)) for key in keys]
+    pairs = ((key, before.get(key), after.get(key)) for key in sorted(before.keys() | after.keys()))
+    return [change_of(*pair) for pair in pairs if pair[1] != pair[2] and not have_same_value(*pair[1:])]
 
 
 def digest_of(values: Mapping[str, bytes]) -> str:
@@ -135,13 +135,14 @@ def _finish(command: Command, drafted: Draft, view: View, about: About, guards: 
         not steps
         and all(one.old == one.new for one in records)
         and drafted.overrides == head.overrides
-        and kind != "repair"
+        and not view.is_headless
+        and (kind != "repair" or view.expected is not None)
     )
     # The first deploy makes a release also where it changes nothing: from then on there is something to override.
     first = kind in DEPLOYING and not view.deployed and bool(view.entries)
     unchanged = same and not first
     version = None if isinstance(command, Change | Expire | Repair) else command.version
-    warnings = [*drafted.warnings, *_warnings(view, steps)]
+    warnings = [*drafted.warnings, *_warnings(kind, view, steps)]
     manifest = Manifest(
         number=drafted.number,
         id=about.id,
@@ -165,11 +166,13 @@ def _finish(command: Command, drafted: Draft, view: View, about: About, guards: 
         id=about.id,
         applying=None,
         overrides=drafted.overrides,
-        deployed=drafted.number if kind in DEPLOYING else head.deployed,
+        deployed=drafted.number if kind in DEPLOYING else view.deployed,
     )
     label = None
     if version is not None and submitted is not None:
-        label = Label(release=view.release if unchanged else drafted.number, digest=submitted)
+        # Where nothing changes it means what was deployed: the head's release may be an emergency since.
+        release = view.deployed if unchanged else drafted.number
+        label = Label(release=release, digest=submitted) if release else None
         if unchanged and view.label and view.label.release >= view.oldest:
             # It means a release that was made under it, as long as that is kept.
             label = view.label
@@ -207,15 +210,7 @@ def _blocked(
             digest=found.digest,
             release=view.release,
         )
-    frozen = view.head.frozen if view.head else None
-    if frozen and found.kind in ("deploy", "promote") and frozen.until > about.at:
-        yield Conflict(
-            f"{view.scope} is frozen until {frozen.until}: {frozen.reason}",
-            code="scope_frozen",
-            until=frozen.until,
-            reason=frozen.reason,
-            by=frozen.by,
-        )
+    yield from _closed(command, found.kind, view, about)
     if view.label and found.manifest.digest != view.label.digest:
         yield Conflict(
             f"version {found.manifest.version} stands for release {view.label.release} with another state; "
@@ -233,7 +228,7 @@ def _blocked(
     if isinstance(command, Promote):
         yield from _unfit(command, view, about)
     size = len(encode_head(found.head, view.head_raw))
-    if size > max(MAX_HEAD_BYTES, len(view.head_raw or b"")):
+    if size > max(MAX_HEAD_BYTES, len(view.head_raw or b"")) and found.kind != "repair":
         yield Unprocessable(
             f"{len(found.head.overrides)} overrides would be pending, and a head of {size} bytes cannot name them: at "
             f"most {MAX_HEAD_BYTES} are allowed. Deploy the state with what is pending first",
@@ -256,6 +251,25 @@ def _blocked(
             )
 
 
+def _closed(command: Command, kind: Kind, view: View, about: About) -> Iterable[ConfigSvcError]:
+    """Why a scope takes no writes of this kind now, whatever they would change."""
+    if view.is_headless and isinstance(command, Promote):
+        yield Conflict(
+            f"the head of {view.scope} cannot be read, or is gone, and with it the list of its own keys, which no "
+            "promotion may change; `configsvc repair` makes a release of what is there, then name them again",
+            code="write_conflict",
+        )
+    frozen = view.head.frozen if view.head else None
+    if frozen and kind in ("deploy", "promote") and frozen.until > about.at:
+        yield Conflict(
+            f"{view.scope} is frozen until {frozen.until}: {frozen.reason}",
+            code="scope_frozen",
+            until=frozen.until,
+            reason=frozen.reason,
+            by=frozen.by,
+        )
+
+
 def _unfit(command: Promote, view: View, about: About) -> Iterable[ConfigSvcError]:
     lacking = sorted(key for key in command.stays & command.values.keys() if key not in view.entries)
     problems = [f"{key} differs by environment and is not set in {view.scope}; set it first" for key in lacking]
@@ -267,11 +281,13 @@ def _unfit(command: Promote, view: View, about: About) -> Iterable[ConfigSvcErro
 
 def _override(view: View, key: str) -> dict[str, Any]:
     """A pending override for people: who set it, and the value that would be lost."""
-    record = view.overrides.get(key)
+    # What a hand put over an override is no more that one's.
+    by_hand = view.raw(key) != (view.expected or {}).get(key)
+    record = None if by_hand else view.overrides.get(key)
     found: dict[str, Any] = {
         "key": key,
-        "release": view.head.overrides.get(key) if view.head else None,
-        "by": record.by if record else "changed by hand",
+        "release": view.pending.get(key) if record else None,
+        "by": record.by if record else BY_HAND,
         "reason": record.reason if record else None,
     }
     if (value := value_of(view.raw(key))) is not None:
@@ -332,9 +348,12 @@ def _records(view: View, after: Mapping[str, Override], kept: Set[str]) -> Itera
             yield Written(prefix + key, encode_record(old) if old else None, encode_record(new) if new else None)
 
 
-def _warnings(view: View, steps: Iterable[Step]) -> list[str]:
+def _warnings(kind: Kind, view: View, steps: Iterable[Step]) -> list[str]:
     found = []
-    if view.expected is None:
+    # A restore replaces all that, and puts back what it was.
+    if view.is_headless and kind != "restore":
+        found.append("the scope's head was gone: a freeze and a list of own keys are lost, if it had them")
+    if view.expected is None and kind != "restore":
         found.append("the scope's history cannot be read: what was changed by hand is not known")
     broken = [step.key for step in steps if step.writes and step.old is not None and value_of(step.old) is None]
     if broken:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
+from collections.abc import Awaitable, Callable, Iterable, Set
 from datetime import UTC, datetime
 from time import monotonic
 
@@ -84,7 +84,7 @@ class Janitor:
         """How many releases were removed."""
         self._swept_at = float("-inf")
         self._told: set[str] = set()
-        self._due: tuple[int, dict[Scope, dict[str, tuple[str, int]]]] = (-1, {})
+        self._due: tuple[int, dict[Scope, dict[str, str]]] = (-1, {})
 
     @property
     def is_working(self) -> bool:
@@ -173,21 +173,23 @@ class Janitor:
     async def _expire(self) -> None:
         now = self._writer.now()
         for scope, keys in (await self._timers()).items():
-            due = {key: release for key, (expires_at, release) in keys.items() if expires_at <= now}
-            if due:
-                await self._try("an override cannot be ended", scope, self._end(scope, due))
+            if any(expires_at <= now for expires_at in keys.values()):
+                await self._try("an override cannot be ended", scope, self._end(scope, now))
 
-    async def _end(self, scope: Scope, due: Mapping[str, int]) -> None:
+    async def _end(self, scope: Scope, now: str) -> None:
         async def prepare(view: View) -> Command:
-            return Expire(keys=due)
+            # Looked for once more: what was seen may have been a part of what a window was still writing.
+            found = view.overrides.items()
+            return Expire(keys={key: one.release for key, one in found if one.expires_at and one.expires_at <= now})
 
         about = About(by=BY, at=self._writer.now(), id=txns.new_id(), reason="its time is over")
         found = await self._writer.write(scope, prepare, about)
         if not found.unchanged:
-            log.info("overrides ended", scope=str(scope), keys=sorted(due), release=found.release)
+            ended = [change["key"] for change in found.changes]
+            log.info("overrides ended", scope=str(scope), keys=ended, release=found.release)
 
-    async def _timers(self) -> dict[Scope, dict[str, tuple[str, int]]]:
-        """The overrides that end by themselves: when, and which release set them. Read again only where one changed."""
+    async def _timers(self) -> dict[Scope, dict[str, str]]:
+        """The overrides that end by themselves, and when. Read again only where one changed."""
         prefix = f"{OVERRIDES}{self._namespace}/".encode() if self._namespace else OVERRIDES.encode()
         newest = await self._etcd.range(
             Range(
@@ -202,7 +204,7 @@ class Janitor:
         mark = hash((newest.kvs[0].mod_revision if newest.kvs else 0, newest.count))
         if mark == self._due[0]:
             return self._due[1]
-        found: dict[Scope, dict[str, tuple[str, int]]] = {}
+        found: dict[Scope, dict[str, str]] = {}
         for kv in (await self._etcd.list(prefix)).kvs:
             try:
                 namespace, environment, key = kv.key[len(OVERRIDES) :].decode().split("/", 2)
@@ -210,7 +212,7 @@ class Janitor:
             except (ValueError, UnicodeDecodeError, Unreadable, InvalidRequest):
                 continue
             if record.expires_at is not None and is_key(key):
-                found.setdefault(scope, {})[key] = (record.expires_at, record.release)
+                found.setdefault(scope, {})[key] = record.expires_at
         self._due = (mark, found)
         return found
 

@@ -134,7 +134,9 @@ class Reading:
         self._note_size(scope, stored.kvs)
         head = decoded(head_kv)
         past = await self._past(scope, head.release, head.id, revision) if head and head.release else None
-        expected: Mapping[str, bytes] | None = {}
+        # Without a head that reads nobody can say what the last release left.
+        lost = (head_kv and not head) or (newest and not (head and head.release))
+        expected: Mapping[str, bytes] | None = None if lost else {}
         if head and head.release:
             expected = past.entries if past else None
         return View(
@@ -193,6 +195,15 @@ class Reading:
         after = await self.manifest(scope, manifest.number + 1)
         return after is None or after.manifest.base == manifest.number
 
+    async def made(self, scope: Scope, number: int) -> Manifest | None:
+        """The manifest of a release that came to be; None where there is none (any more), or it is being applied."""
+        found = await self.manifest(scope, number)
+        head = decoded(await self.head(scope))
+        # Without a head that reads nobody can say which of them did.
+        if found is None or head is None or not head.release or await self.is_made(scope, head, found.manifest):
+            return found.manifest if found else None
+        return None
+
     async def labelled(self, scope: Scope, label: str) -> Label | None:
         """What a version label means; None where it was never used."""
         return _label(_first(await self._etcd.range(Range(key=labels_prefix(scope) + label.encode()))))
@@ -225,8 +236,8 @@ class Reading:
 
     async def state_at(self, scope: Scope, number: int) -> dict[str, bytes]:
         """The entries as release `number` left them. Raises `NotFound` where there is none, or it is not kept."""
-        found = await self.manifest(scope, number)
-        past = await self._past(scope, number, found.manifest.id, 0) if found else None
+        found = await self.made(scope, number)
+        past = await self._past(scope, number, found.id, 0) if found else None
         if past is not None:
             return past.entries
         raise await self.missing(scope, number)
@@ -236,8 +247,12 @@ class Reading:
 
         Those have what was to come back, the others are as the release left them. Raises as `state_at` does.
         """
-        state = await self.state_at(scope, manifest.number)
-        if manifest.kind not in DEPLOYING:
+        # By its id: a release that was being applied when it was found may be another one now.
+        past = await self._past(scope, manifest.number, manifest.id, 0)
+        if past is None:
+            raise await self.missing(scope, manifest.number)
+        state = past.entries
+        if manifest.kind not in (*DEPLOYING, "repair"):
             return state, ()
         prefix = overrides_prefix(scope).decode()
         content = await self.content(scope, manifest.content) or ()
@@ -255,7 +270,9 @@ class Reading:
 
     async def missing(self, scope: Scope, number: int) -> NotFound:
         """Why a release cannot be had: it never was, or it is not kept any more."""
-        newest, oldest = await self._last(scope, "DESCEND"), await self._last(scope, "ASCEND")
+        head = decoded(await self.head(scope))
+        newest = head.release if head and head.release else await self._last(scope, "DESCEND")
+        oldest = await self._last(scope, "ASCEND")
         if newest is None or number > newest or number < 1:
             return NotFound(f"{scope} has no release {number}", code="release_not_found", newest=newest)
         return NotFound(f"release {number} of {scope} is not kept any more", code="release_pruned", oldest=oldest)

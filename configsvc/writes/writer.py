@@ -173,19 +173,26 @@ class Writer:
                     seen.outcome = "repeated"
                     return known
                 view = await self._settled_view(scope, label)
-                if if_match:
-                    await self._check_unchanged(view, if_match)
-                command = await prepare(view)
-                seen.kind = kind_of(command)
-                # No two windows have one name, also where the same write opens another one.
+                # No two windows have one name, also where one write opens another.
                 attempt = msgspec.structs.replace(about, id=about.id if tries == 1 else f"{about.id}.{tries}")
-                found = await self._plan(command, view, attempt)
-                # What the label means so far was read with the view.
-                assert found.manifest.version == label
-                if dry_run:
-                    return await _outcome(found, view, view.revision, view.epoch)
-                if found.blocked:
-                    raise await self._explained(found.blocked[0], view, about)
+                try:
+                    if if_match:
+                        await self._check_unchanged(view, if_match)
+                    command = await prepare(view)
+                    seen.kind = kind_of(command)
+                    found = await self._plan(command, view, attempt)
+                    # What the label means so far was read with the view.
+                    assert found.manifest.version == label
+                    if dry_run:
+                        return await _outcome(found, view, view.revision, view.epoch)
+                    if found.blocked:
+                        raise await self._explained(found.blocked[0], view, about)
+                except ConfigSvcError:
+                    # What stands in the way may be what the same request has done since it was looked for.
+                    if key and (known := await self._known(scope, key)):
+                        seen.outcome = "repeated"
+                        return known
+                    raise
                 seen.outcome = "unchanged" if found.unchanged else "released"
                 try:
                     return await self._apply(found, view, key)
@@ -299,10 +306,10 @@ class Writer:
                 number = label.release
             if number is None:
                 raise NotFound(f"{scope} has no version {version.label}", code="release_not_found")
-            found = await self.reading.manifest(scope, number)
+            found = await self.reading.made(scope, number)
             if found is None:
                 raise await self.reading.missing(scope, number)
-            return found.manifest
+            return found
 
     async def newest(self, scope: Scope) -> Manifest:
         """The head's release. Raises `NotFound` where there is none."""

@@ -167,7 +167,7 @@ async def test_what_etcd_has_forgotten_comes_from_the_heads_release(
         assert replica.problems().keys() == {"a", "b"}
 
 
-@pytest.mark.parametrize("content", ["kept", "lost"])
+@pytest.mark.parametrize("content", ["kept", "lost", "kept, and a hand put another key"])
 async def test_a_cold_start_inside_a_window_that_was_compacted(
     gateway: Gateway, etcd_server: LocalEtcd, scope: Scope, content: str
 ) -> None:
@@ -176,12 +176,16 @@ async def test_a_cold_start_inside_a_window_that_was_compacted(
     new = [json.dumps({"value": 2}).encode(), None, json.dumps({"value": 2}).encode()]
     old = [json.dumps({"value": 1}).encode(), json.dumps({"value": 1}).encode(), None]
     written = [Written(key, was, becomes) for key, was, becomes in zip("abd", old, new, strict=True)]
-    if content == "kept":
+    if content != "lost":
         await store_release(gateway, scope, 2, "w2", written)
     window = {"id": "w2", "sha256": "", "kind": "deploy", "state": "opened", "since": "2026-01-01T00:00:00Z", "by": "t"}
     opened = await write(gateway, head(scope, 1, applying=window))
     await write(gateway, head(scope, 1, applying={**window, "state": "verified", "opened_revision": opened}))
     revision = await write(gateway, entry(scope, "a", 2), entry(scope, "d", 2))
+    c = 1
+    if content.endswith("another key"):
+        # What it was before, which other replicas show, nobody knows any more.
+        revision = await write(gateway, entry(scope, "c", c := 3))
     await compact(etcd_server, revision)
     async with following(gateway, scope.namespace) as replica:
         if content == "kept":
@@ -194,7 +198,7 @@ async def test_a_cold_start_inside_a_window_that_was_compacted(
         await write(gateway, Delete(key=entry_path(scope, "b")))
         assert replica.values() == (before if content == "kept" else {})
         closed = await write(gateway, head(scope, 2))
-        await replica.sees({"a": 2, "c": 1, "d": 2})
+        await replica.sees({"a": 2, "c": c, "d": 2})
         assert replica.hub.ready
         assert (replica.hub.proved(scope), replica.hub.feeds[scope].snapshot.release) >= (closed, 2)
         assert replica.hub.feeds[scope].etag == f"{replica.hub.epoch(scope)}:{closed}"

@@ -387,7 +387,7 @@ async def test_writes_are_counted_and_logged(api: Api) -> None:
         (None, 1, "repeated", 2),
         ("deploy", 1, "unchanged", 0),
         ("emergency", 2, "released", 1),
-        ("repair", 3, "released", 0),
+        ("repair", 2, "unchanged", 0),
     ]
     assert (lines[0]["request_id"], lines[0]["by"], lines[0]["version"]) == ("mine", "anonymous", "v1")
     assert lines[0]["scope"] == f"{api.namespace}/production"

@@ -2,15 +2,16 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configsvc.core.commands import Change, Deploy, Expire, Promote, Repair, Restore, Rollback
+from configsvc.core.commands import Change, Deploy, Expire, Promote, Repair, Restore, Rollback, Stored
 from configsvc.core.guards import Guards
-from configsvc.core.model import Freeze, canonical, encode_entry, overrides_prefix, value_of
-from configsvc.core.plan import base_of, digest_of, plan
-from configsvc.core.release import replay
+from configsvc.core.model import Freeze, Head, canonical, encode_entry, overrides_prefix, value_of
+from configsvc.core.plan import base_of, differences, digest_of, plan
+from configsvc.core.release import decode_override, replay
 from configsvc.errors import NotFound
 from tests.unit.core.plans import NO_GUARDS, SCOPE, Paper, values
 
@@ -456,6 +457,169 @@ def test_an_unreadable_history_is_said_and_nothing_counts_as_changed_by_hand() -
     assert not found.blocked
 
 
+# ---- what nobody may lose unasked ------------------------------------------------------------------------------------
+
+
+def test_a_promotion_leaves_an_override_of_a_key_of_its_own() -> None:
+    paper = deployed(a=1, host="prod")
+    first = paper.do(Change(kind="emergency", set=values(host="fire"), expires_at=LATER))
+    paper.do(promotion(a=2, host="staging"))
+    assert paper.values == {"a": 2, "host": "fire"}
+    assert codes(paper, Deploy(values=values(a=2, host="other"))) == ["override_pending"]
+    paper.do(Expire(keys={"host": first.number}), at=LATER)
+    assert paper.values["host"] == "prod"
+
+
+@pytest.mark.parametrize("by_hand", ["fire", ...])
+def test_a_promotion_does_not_settle_what_a_hand_did_to_a_key_of_its_own(by_hand: Any) -> None:
+    paper = deployed(a=1, host="prod")
+    paper.hand("host", by_hand)
+    paper.do(promotion(a=2))
+    assert paper.values.get("host", ...) == by_hand
+    assert value_of(paper.overrides["host"].returns) == b'"prod"'
+    assert codes(paper, Deploy(values=values(a=2, host="other"))) == ["override_pending"]
+
+
+def test_a_promotion_leaves_the_timer_of_a_key_of_its_own_where_nothing_was_deployed_yet() -> None:
+    paper = Paper()
+    paper.do(Change(set=values(host="prod")))
+    paper.do(Change(kind="emergency", set=values(host="fire"), expires_at=LATER))
+    paper.do(promotion(a=2))
+    paper.do(Expire(keys={"host": paper.overrides["host"].release}), at=LATER)
+    assert paper.values == {"a": 2, "host": "prod"}
+
+
+def promotion(**of: Any) -> Promote:
+    return Promote(values=values(**of), source="staging", release=7, stays=frozenset({"host"}))
+
+
+def test_a_label_of_a_deploy_that_changes_nothing_means_what_was_deployed() -> None:
+    paper = deployed(a=1)
+    paper.do(emergency(a=9))
+    assert paper.do(Deploy(values=values(a=1), version="v2", overrides="keep")).unchanged
+    assert paper.labels["v2"].release == 1
+
+
+def test_a_label_of_nothing_means_nothing() -> None:
+    paper = Paper()
+    assert paper.do(Deploy(values={}, version="v1")).unchanged
+    assert not paper.labels
+
+
+def test_what_does_not_read_can_be_deleted() -> None:
+    paper = deployed(a=1)
+    paper.revision += 1
+    paper.entries["x"] = Stored(b"hello", paper.revision)
+    paper.do(Change(kind="delete", delete=("x",)))
+    assert "x" not in paper.entries
+
+
+def test_a_repair_does_not_settle_what_a_hand_did() -> None:
+    paper = deployed(a=1, b=1)
+    paper.hand("a", 9)
+    paper.hand("b", ...)
+    paper.do(Repair())
+    assert paper.expected == paper.raws
+    assert paper.values == {"a": 9}
+    assert codes(paper, Deploy(values=values(a=2, b=2))) == ["override_pending"]
+    assert paper.plan(Repair(), at=LATER).unchanged
+
+
+def test_a_repair_of_very_much_lets_it_count_as_deployed() -> None:
+    """Its head could not name all of it, and a repair has to be possible."""
+    many = {f"k{n:05}.{'x' * 200}": n for n in range(3000)}
+    paper = deployed(a=1, **many)
+    for key in many:
+        paper.hand(key, 0)
+    found = paper.do(Repair())
+    assert any("3000 keys" in one or "2999 keys" in one for one in found.warnings)
+    assert not paper.overrides
+    assert paper.expected == paper.raws
+
+
+@pytest.mark.parametrize("head_raw", [None, b"{garbled", "touched"])
+def test_a_head_that_is_gone_is_no_scope_that_never_was(head_raw: Any) -> None:
+    """What was pending is still known by its records, and nothing else may be taken for deployed."""
+    paper = deployed(a=1, b=1)
+    paper.do(emergency(a=9))
+    touched = head_raw == "touched"
+    head = {"head": Head() if touched else None, "head_raw": b"{}" if touched else head_raw}
+    view = msgspec.structs.replace(paper.view(), **head, newest=2, expected=None)
+
+    def planned(command: Any) -> Any:
+        return plan(command, view, paper.about(), NO_GUARDS)
+
+    assert [error.code for error in planned(Deploy(values=values(a=2))).blocked] == ["override_pending"]
+    assert [error.code for error in planned(promotion(a=9)).blocked] == ["write_conflict"]
+    for command in (Deploy(values=values(a=2), overrides="keep"), Change(set=values(b=2)), Repair()):
+        found = planned(command)
+        assert (found.blocked, found.unchanged, found.number, found.head.release) == ((), False, 3, 3)
+        assert found.head.overrides["a"] == 2
+        assert found.head.deployed
+        assert any("head was gone" in one for one in found.warnings)
+    paper.carry_out(planned(Repair()))
+    assert codes(paper, Deploy(values=values(a=2, b=1))) == ["override_pending"]
+
+
+def test_garbage_in_place_of_the_first_head_is_repaired() -> None:
+    view = msgspec.structs.replace(Paper().view(), head_raw=b"{garbled", expected=None)
+    assert not plan(Repair(), view, Paper().about(), NO_GUARDS).unchanged
+
+
+def test_a_rollback_settles_an_override_that_has_its_value() -> None:
+    paper = deployed(a=1)
+    old = dict(paper.raws)
+    paper.do(Deploy(values=values(a=2), version="v2"))
+    paper.do(emergency(a=1))
+    for policy in ("refuse", "keep"):
+        found = paper.plan(
+            Rollback(entries=old, target=1, version="v1", digest=digest_of(values(a=1)), overrides=policy)
+        )
+        assert not found.blocked
+        assert not found.head.overrides
+    paper.carry_out(found)
+    assert paper.raws == old
+
+
+def test_a_hand_that_put_what_is_deployed_has_left_nothing_to_protect() -> None:
+    paper = deployed(a=1)
+    paper.hand("a", 1)
+    assert not codes(paper, Deploy(values=values(a=2)))
+    first = paper.do(Change(kind="emergency", set=values(a=9), expires_at=LATER))
+    paper.hand("a", 1)
+    paper.do(Expire(keys={"a": first.number}), at=LATER)
+    assert not paper.overrides
+    assert paper.expected == paper.raws
+
+
+def test_what_a_hand_put_over_an_override_is_not_blamed_on_who_made_that() -> None:
+    paper = deployed(a=1)
+    paper.do(Change(kind="emergency", set=values(a=9)))
+    paper.hand("a", 77)
+    (told,) = paper.plan(Deploy(values=values(a=2))).blocked[0].fields["overrides"]
+    assert (told["by"], told["reason"], told["release"]) == ("changed by hand", None, None)
+    paper.do(Deploy(values=values(a=2), overrides="keep"))
+    assert paper.overrides["a"].reason == "changed by hand"
+
+
+def test_a_timer_for_what_is_deployed_already_is_a_warning() -> None:
+    paper = deployed(a=1)
+    found = paper.plan(Change(kind="emergency", set=values(a=1), expires_at=LATER))
+    assert found.unchanged
+    assert found.warnings
+
+
+def test_a_difference_is_one_of_values() -> None:
+    paper = deployed(a=1, b=1)
+    before = dict(paper.raws)
+    paper.do(emergency(a=9))
+    paper.do(emergency(a=1), at=LATER)
+    assert differences(before, paper.raws) == []
+    broken = paper.raws | {"b": b"hello"}
+    assert [one["key"] for one in differences(before, broken)] == ["b"]
+    assert differences(broken, broken | {"b": b"other"})
+
+
 # ---- for all histories -----------------------------------------------------------------------------------------------
 
 keys = st.sampled_from("abcd")
@@ -518,7 +682,9 @@ def _pending(paper: Paper) -> set[str]:
     if paper.head is None or not paper.head.deployed:
         return set()
     raws, expected = paper.raws, paper.expected
-    drift = {key for key in raws.keys() | expected.keys() if raws.get(key) != expected.get(key)}
+    keys = raws.keys() | expected.keys()
+    # A hand that put what is deployed has left nothing to protect.
+    drift = {key for key in keys if value_of(raws.get(key)) != value_of(expected.get(key))}
     return drift | paper.head.overrides.keys()
 
 
@@ -548,6 +714,34 @@ def test_any_history(history: list[tuple[Any, ...]]) -> None:
             assert all(paper.overrides[key].release == number for key, number in paper.head.overrides.items())
         for number, known in states_of.items():
             assert replay(paper.base, *paper.contents[:number]) == known
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(steps, max_size=8), states)
+def test_a_label_means_the_state_that_was_deployed_under_it(
+    history: list[tuple[Any, ...]], wanted: dict[str, bytes]
+) -> None:
+    paper = Paper()
+    states_of: dict[int, dict[str, bytes]] = {}
+    for step in history:
+        carry_out(paper, step, states_of)
+    paper.carry_out(paper.plan(Deploy(values=wanted, version="v", overrides="keep"), force="a test", at=LATER))
+    if label := paper.labels.get("v"):
+        assert {key: value_of(raw) for key, raw in deployed_at(paper, label.release).items()} == wanted
+    else:
+        assert not wanted
+
+
+def deployed_at(paper: Paper, number: int) -> dict[str, bytes]:
+    """What a release deployed: its state, but under the overrides that it kept what comes back when they end."""
+    prefix = overrides_prefix(SCOPE).decode()
+    state = replay(paper.base, *paper.contents[:number])
+    for key, _, new in paper.contents[number - 1]:
+        if key.startswith(prefix) and new is not None:
+            state.pop(name := key.removeprefix(prefix), None)
+            if (returns := decode_override(new).returns) is not None:
+                state[name] = returns
+    return state
 
 
 @settings(max_examples=100, deadline=None)

@@ -56,9 +56,9 @@ async def key(request: web.Request) -> web.StreamResponse:
 
 async def drift(request: web.Request) -> web.StreamResponse:
     """`GET /v1/drift/{ns}/{env}`."""
-    scope = context.scope(request)
+    scope, writer = context.scope(request), context.writer(request)
     with told():
-        found = await history.drift(_reading(request), scope)
+        found = await history.drift(writer.reading, scope, writer.now())
     return answer({"namespace": scope.namespace, "environment": scope.environment} | msgspec.structs.asdict(found))
 
 

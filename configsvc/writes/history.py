@@ -94,7 +94,7 @@ async def key_page(reading: Reading, scope: Scope, key: str, *, limit: int, afte
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
     """What differs from the head's release. `hand` are keys changed past every release (None: its history is gone),
-    `overrides` those that a release set and a deploy would undo."""
+    `overrides` those that a release set and a deploy would undo. `frozen` is a freeze that is not over."""
 
     release: int | None
     version: str | None
@@ -120,13 +120,14 @@ async def _written(reading: Reading, view: View) -> dict[str, bytes | None]:
     return {record.key: record.new for record in entries_of(content or ())}
 
 
-async def drift(reading: Reading, scope: Scope) -> Drift:
-    """What differs from the head's release now."""
+async def drift(reading: Reading, scope: Scope, now: str) -> Drift:
+    """What differs from the head's release at `now`, by RFC 3339."""
     view = await reading.view(scope, records=False)
     hand = None
     if view.expected is not None:
         written = await _written(reading, view)
         hand = await off_loop(len(view.entries), _by_hand, view, view.expected, written)
+    frozen = view.head.frozen if view.head else None
     overrides = []
     for key, number in sorted(view.head.overrides.items() if view.head else ()):
         record = view.overrides.get(key)
@@ -143,5 +144,5 @@ async def drift(reading: Reading, scope: Scope) -> Drift:
         revision=view.revision,
         hand=hand,
         overrides=overrides,
-        frozen=view.head.frozen if view.head else None,
+        frozen=frozen if frozen and frozen.until > now else None,
     )

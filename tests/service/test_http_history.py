@@ -1,5 +1,6 @@
 """Releases over HTTP: pages, one of them, differences, who set a key, past values, drift, and what is not kept."""
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -147,6 +148,16 @@ async def test_drift_tells_hand_and_overrides_apart(api: Api, store: Store) -> N
     (override,) = drift.overrides
     assert (override.key, override.value, override.returns, override.release) == ("a", 2, 1, 2)
     assert override.expires_at
+
+
+async def test_a_freeze_that_is_over_is_none(api: Api) -> None:
+    await api.deploy({"a": 1})
+    await api.ask("PUT", "/v1/freeze/{ns}/production", reason="x", ttl_s=2)
+    assert (await api.drift())["frozen"]["reason"] == "x"
+    async with asyncio.timeout(10):
+        while (await api.drift())["frozen"]:
+            await asyncio.sleep(0.05)
+    assert (await api.deploy({"a": 2})).status == 200
 
 
 async def test_what_is_pruned_says_so(any_etcd: LocalEtcd, store: Store, api: Api) -> None:

@@ -190,6 +190,14 @@ def entries_of(content: Iterable[Written]) -> Iterator[Written]:
     return (record for record in content if not record.key.startswith("/"))
 
 
+def pending(known: Mapping[str, int], records: Mapping[str, Override]) -> dict[str, int]:
+    """The overrides of a scope, each with the release that set it: those its head knows, and those that have a timer.
+
+    Before the first deploy a head knows none, for nothing is overridden; a timer ends all the same.
+    """
+    return {key: one.release for key, one in records.items() if one.expires_at is not None} | dict(known)
+
+
 def size_of(content: Iterable[Written]) -> int:
     """The bytes of keys and values, before and after."""
     return sum(len(record.key) + len(record.old or b"") + len(record.new or b"") for record in content)

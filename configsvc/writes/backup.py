@@ -6,6 +6,7 @@ Scopes that the backup does not have are left alone.
 """
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -27,6 +28,7 @@ from configsvc.core.model import (
     decode_head,
     epoch_path,
     head_path,
+    is_key,
     labels_prefix,
     locate,
     manifests_prefix,
@@ -35,7 +37,7 @@ from configsvc.core.model import (
     schema_path,
 )
 from configsvc.core.model import Head as StoredHead
-from configsvc.core.release import Override, decode_content, decode_manifest, decode_override
+from configsvc.core.release import Override, decode_content, decode_manifest, decode_override, pending
 from configsvc.errors import ConfigSvcError, Conflict, InvalidRequest
 from configsvc.etcd.ops import Etcd, Put, Range, Txn
 from configsvc.writes import txns
@@ -124,7 +126,6 @@ def _beside(key: bytes) -> tuple[str, Scope] | None:
 
 
 def _saved(scope: Scope, records: _Records) -> Saved:
-    overrides: dict[str, Override] = {}
     version = digest = None
     is_torn = False
     # What does not read is put back as it is, like every record, and says nothing here.
@@ -135,10 +136,8 @@ def _saved(scope: Scope, records: _Records) -> Saved:
             is_torn = not _undone(scope, head, head.applying, records)
         if manifest := _readable(decode_manifest, records.history.get(txns.manifest_path(scope, head.release))):
             digest = manifest.digest
-        prefix = overrides_prefix(scope)
-        for key in head.overrides:
-            if override := _readable(decode_override, records.pending.get(prefix + key.encode())):
-                overrides[key] = override
+    found = _overrides(scope, records.pending)
+    overrides = {key: found[key] for key in pending(head.overrides if head else {}, found) if key in found}
     return Saved(
         scope=scope,
         entries=records.entries,
@@ -149,6 +148,18 @@ def _saved(scope: Scope, records: _Records) -> Saved:
         digest=digest,
         is_torn=is_torn,
     )
+
+
+def _overrides(scope: Scope, records: Mapping[bytes, bytes]) -> dict[str, Override]:
+    """The records of a scope's overrides that can be read, by key."""
+    prefix = len(overrides_prefix(scope))
+    found: dict[str, Override] = {}
+    for path, raw in records.items():
+        with contextlib.suppress(Unreadable, UnicodeDecodeError):
+            key = path[prefix:].decode()
+            if is_key(key):
+                found[key] = decode_override(raw)
+    return found
 
 
 def _readable(decode: Callable[[bytes], T], stored: bytes | None) -> T | None:

@@ -12,7 +12,7 @@ import msgspec
 from configsvc.core.commands import View
 from configsvc.core.model import MAX_NUMBER, Freeze, Scope, value_of
 from configsvc.core.plan import change_of, changes_of
-from configsvc.core.release import Manifest, entries_of
+from configsvc.core.release import Manifest, entries_of, pending
 from configsvc.writes.reading import Reading, decoded
 from configsvc.writes.threads import off_loop, weight_of
 
@@ -94,7 +94,7 @@ async def key_page(reading: Reading, scope: Scope, key: str, *, limit: int, afte
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
     """What differs from the head's release. `hand` are keys changed past every release (None: its history is gone),
-    `overrides` those that a release set and a deploy would undo. `frozen` is a freeze that is not over."""
+    `overrides` those that a release set and a deploy or a timer would undo. `frozen` is a freeze that is not over."""
 
     release: int | None
     version: str | None
@@ -129,7 +129,7 @@ async def drift(reading: Reading, scope: Scope, now: str) -> Drift:
         hand = await off_loop(len(view.entries), _by_hand, view, view.expected, written)
     frozen = view.head.frozen if view.head else None
     overrides = []
-    for key, number in sorted(view.head.overrides.items() if view.head else ()):
+    for key, number in sorted(pending(view.head.overrides if view.head else {}, view.overrides).items()):
         record = view.overrides.get(key)
         one: dict[str, Any] = {"key": key, "release": number}
         if record:

@@ -4,7 +4,7 @@ Copies what was deployed and not what overrides it. Whether the source is fit is
 it should not have been changed since its release, and have been live for a while.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from datetime import datetime
 from fnmatch import fnmatchcase
 
@@ -12,6 +12,7 @@ import msgspec
 
 from configsvc.core.commands import Policy, Promote, View
 from configsvc.core.model import Scope, value_of
+from configsvc.core.release import pending
 from configsvc.errors import NotFound, Unprocessable
 from configsvc.writes.reading import Reading
 from configsvc.writes.threads import off_loop
@@ -44,7 +45,7 @@ async def offered(reading: Reading, scope: Scope, *, min_age_s: float, now: date
 
 def _deployed(view: View) -> dict[str, bytes]:
     raws = dict(view.expected or {})
-    for key in view.head.overrides if view.head else ():
+    for key in _pending(view):
         returns = view.overrides[key].returns if key in view.overrides else raws.get(key)
         raws.pop(key, None)
         if returns is not None:
@@ -52,8 +53,12 @@ def _deployed(view: View) -> dict[str, bytes]:
     return {key: value for key, raw in raws.items() if (value := value_of(raw)) is not None}
 
 
+def _pending(view: View) -> Set[str]:
+    return pending(view.head.overrides if view.head else {}, view.overrides).keys()
+
+
 def _doubts(view: View, at: str, min_age_s: float, now: datetime) -> Iterable[str]:
-    changed = sorted(view.drift() | (view.head.overrides.keys() if view.head else set()))
+    changed = sorted(view.drift() | _pending(view))
     if changed:
         shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
         yield f"{view.scope} was changed since it was deployed to: {shown}; what was deployed is promoted"

@@ -178,6 +178,27 @@ async def test_overrides_whose_time_passed_have_ended(full: Api, store: Store) -
     assert [one["key"] for one in (await full.drift())["overrides"]] == ["a"]
 
 
+async def test_so_have_those_of_a_scope_that_was_never_deployed_to(api: Api) -> None:
+    await api.change({"a": 1, "b": 1})
+    await api.emergency("b", 5, ttl_s=3600)
+    file = await save(api, namespace=api.namespace)
+    await api.emergency("a", 9, ttl_s=2)
+    passed = await save(api, namespace=api.namespace)
+    async with asyncio.timeout(30):
+        while (await api.values())["a"] == 9:
+            await asyncio.sleep(0.05)
+    done = await restore(api, passed)
+    assert done["scopes"][0]["warnings"] == ["overrides whose time passed since the backup have ended: a"]
+    assert await api.values() == {"a": 1, "b": 5}
+    # What still has time goes on, also where nothing is left of it.
+    await api.change({"b": 1})
+    await restore(api, file)
+    (pending,) = (await api.drift())["overrides"]
+    assert (pending["key"], pending["value"], pending["returns"]) == ("b", 5, 1)
+    assert pending["expires_at"]
+    assert (await restore(api, file))["scopes"][0]["unchanged"]
+
+
 async def test_the_schema_comes_back_too(full: Api, store: Store) -> None:
     rules = json.dumps({"format": 1, "schema": {"limit": {"type": "integer", "default": 5}}}).encode()
     await put(store.gateway, schema_path(full.namespace), rules)

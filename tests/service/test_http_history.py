@@ -150,6 +150,18 @@ async def test_drift_tells_hand_and_overrides_apart(api: Api, store: Store) -> N
     assert override.expires_at
 
 
+async def test_a_timer_before_the_first_deploy_is_told_and_not_promoted(api: Api, store: Store) -> None:
+    await api.change({"a": 1, "b": 1}, env="staging")
+    await api.emergency("a", 9, env="staging", ttl_s=3600)
+    (pending,) = (await api.drift("staging"))["overrides"]
+    assert (pending["key"], pending["release"], pending["value"], pending["returns"]) == ("a", 2, 9, 1)
+    assert pending["expires_at"]
+    refused = await api.promote("staging")
+    assert (refused.status, refused.code) == (422, "source_unfit")
+    assert refused.json["detail"].startswith(f"{store.namespace}/staging was changed since it was deployed to: a;")
+    assert (await api.promote("staging", force="x")).changes == [("a", NOTHING, 1), ("b", NOTHING, 1)]
+
+
 async def test_a_freeze_that_is_over_is_none(api: Api) -> None:
     await api.deploy({"a": 1})
     await api.ask("PUT", "/v1/freeze/{ns}/production", reason="x", ttl_s=2)

@@ -1,4 +1,4 @@
-"""The stored form of a release's content."""
+"""The stored form of a release's content, and what its records say together."""
 
 import pytest
 from hypothesis import given
@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 from configsvc.core.model import Unreadable
 from configsvc.core.release import (
     CHUNK_BYTES,
+    Override,
     Written,
     decode_content,
     decode_manifest,
     encode_content,
     manifest_name,
+    pending,
 )
 
 value = st.none() | st.binary(max_size=40)
@@ -55,3 +57,9 @@ def test_manifest() -> None:
     for garbage in (b"", b"[]", b'{"number":"x"}', b"\xff", b"[" * 100_000):
         with pytest.raises(Unreadable, match="no manifest"):
             decode_manifest(garbage)
+
+
+def test_pending_is_what_the_head_knows_and_what_has_a_timer() -> None:
+    records = {"a": Override(release=3), "b": Override(release=4, expires_at="2026-01-01T00:00:00Z")}
+    assert pending({}, records) == {"b": 4}
+    assert pending({"a": 3, "b": 5, "gone": 1}, records) == {"a": 3, "b": 5, "gone": 1}

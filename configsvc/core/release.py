@@ -208,6 +208,25 @@ def is_checkpoint_due(releases: int, changed_bytes: int, state_bytes: int) -> bo
     return releases >= CHECKPOINT_EVERY or changed_bytes > max(state_bytes, CHECKPOINT_MIN_BYTES)
 
 
+def chain(manifests: Iterable[Manifest], number: int, id: str) -> list[Manifest] | None:
+    """What a release stands on, newest first: itself, and those before it down to the first with a checkpoint.
+
+    `manifests` come newest first. None where one of them is missing, or the release is another one.
+    """
+    found: list[Manifest] = []
+    for one in manifests:
+        if one.number > (found[-1].base if found else number):
+            # Given up: the one after it does not stand on it.
+            continue
+        if found and one.number < found[-1].base:
+            break
+        found.append(one)
+        if one.checkpoint is not None:
+            break
+    is_whole = found and (found[0].number, found[0].id) == (number, id) and found[-1].checkpoint is not None
+    return found if is_whole else None
+
+
 def replay(entries: Mapping[str, bytes], *contents: Iterable[Written]) -> dict[str, bytes]:
     """The entries after releases, oldest first, were applied to those before them."""
     state = dict(entries)

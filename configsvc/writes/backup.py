@@ -8,7 +8,7 @@ Scopes that the backup does not have are left alone.
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +18,8 @@ from configsvc.core.commands import About, Command, Restore, View
 from configsvc.core.documents import shown
 from configsvc.core.draft import names
 from configsvc.core.model import (
+    MAX_HEAD_BYTES,
+    MAX_NUMBER,
     OVERRIDES,
     RELEASES,
     ROOT,
@@ -37,7 +39,7 @@ from configsvc.core.model import (
     schema_path,
 )
 from configsvc.core.model import Head as StoredHead
-from configsvc.core.release import Override, decode_content, decode_manifest, decode_override, pending
+from configsvc.core.release import Override, chain, decode_content, decode_manifest, decode_override, pending, replay
 from configsvc.errors import ConfigSvcError, Conflict, InvalidRequest
 from configsvc.etcd.ops import Etcd, Put, Range, Txn
 from configsvc.writes import txns
@@ -46,6 +48,8 @@ from configsvc.writes.writer import Outcome, Writer
 
 MAX_DIGITS = 12
 """Of the number of a release, in its key."""
+MAX_NAMED_BYTES = MAX_HEAD_BYTES // 2
+"""Of the names of overrides, where values that were put by hand are among them: a head must have room for the rest."""
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -72,7 +76,10 @@ async def file(etcd: Etcd, *, namespace: str | None, by: str, at: str) -> AsyncI
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
-    """One scope of a backup: entries, records of releases by etcd key, what was pending, and its own keys' patterns."""
+    """One scope of a backup: entries, records of releases by etcd key, what was pending, and its own keys' patterns.
+
+    What was put by hand is pending too: it is not what the release or its label stands for.
+    """
 
     scope: Scope
     entries: dict[str, bytes]
@@ -138,6 +145,11 @@ def _saved(scope: Scope, records: _Records) -> Saved:
             digest = manifest.digest
     found = _overrides(scope, records.pending)
     overrides = {key: found[key] for key in pending(head.overrides if head else {}, found) if key in found}
+    if head is not None and (left := _left(scope, head, records.history)) is not None:
+        hands = {key for key in records.entries.keys() | left.keys() if records.entries.get(key) != left.get(key)}
+        overrides, is_known = _with_hands(head, overrides, hands, left)
+        # What is then taken for deployed is no longer the state that was submitted under the label.
+        digest = digest if is_known else None
     return Saved(
         scope=scope,
         entries=records.entries,
@@ -160,6 +172,47 @@ def _overrides(scope: Scope, records: Mapping[bytes, bytes]) -> dict[str, Overri
             if is_key(key):
                 found[key] = decode_override(raw)
     return found
+
+
+def _left(scope: Scope, head: StoredHead, history: Mapping[bytes, bytes]) -> dict[str, bytes] | None:
+    """The entries as the head's release left them; None where the saved history cannot tell."""
+    prefix = manifests_prefix(scope)
+    newest_first = (
+        _readable(decode_manifest, history[key]) for key in sorted(history, reverse=True) if key.startswith(prefix)
+    )
+    found = chain((one for one in newest_first if one is not None), head.release, head.id) if head.release else None
+    if found is None:
+        return None
+    chunks: dict[bytes, list[bytes]] = {}
+    for key in sorted(history):
+        chunks.setdefault(key.rpartition(b"/")[0] + b"/", []).append(history[key])
+    ids = [found[-1].checkpoint or "", *(one.content for one in reversed(found[:-1]))]
+    try:
+        # Without an id it is nothing.
+        return replay({}, *(decode_content(b"".join(chunks[content_prefix(scope, id)])) for id in ids if id))
+    except (KeyError, Unreadable):
+        return None
+
+
+def _with_hands(
+    head: StoredHead, overrides: dict[str, Override], hands: Set[str], left: Mapping[str, bytes]
+) -> tuple[dict[str, Override], bool]:
+    """What is pending, with what was put by hand since the head's release, and whether that is all of it.
+
+    A hand's value over an override has no timer: that was another value's. Before the first deploy it overrides
+    nothing. Where there are more of them than a head could well name, those that override nothing else are left out.
+    """
+    found = {key: one for key, one in overrides.items() if key not in hands}
+    if not head.deployed:
+        return found, True
+    found |= {key: msgspec.structs.replace(overrides[key], expires_at=None) for key in hands & overrides.keys()}
+    others = hands - overrides.keys()
+    # The number will be the restore's.
+    if others and len(msgspec.json.encode(dict.fromkeys(found.keys() | others, MAX_NUMBER))) > MAX_NAMED_BYTES:
+        return found, False
+    for key in others:
+        found[key] = Override(release=head.release, returns=left.get(key), by="somebody", reason="changed by hand")
+    return found, True
 
 
 def _readable(decode: Callable[[bytes], T], stored: bytes | None) -> T | None:

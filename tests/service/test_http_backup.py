@@ -199,6 +199,70 @@ async def test_so_have_those_of_a_scope_that_was_never_deployed_to(api: Api) -> 
     assert (await restore(api, file))["scopes"][0]["unchanged"]
 
 
+async def test_what_was_put_by_hand_comes_back_as_an_override(api: Api, store: Store) -> None:
+    """A label stands for what was deployed under it, and no deploy undoes a hand's value unasked."""
+    await api.deploy({"a": 1, "b": 1, "c": 1}, version="v1")
+    await store.hand("a", 9)
+    await store.hand("c")
+    await store.hand("d", 4)
+    entries = await store.entries()
+    file = await save(api, namespace=api.namespace)
+    await api.deploy({"a": 2}, version="v2", overrides="discard", force="x")
+    done = await restore(api, file)
+    assert (done["scopes"][0]["release"], await store.entries()) == (3, entries)
+    drift = await api.drift()
+    assert (drift["version"], drift["hand"]) == ("v1", [])
+    assert [(one["key"], one.get("value"), one.get("returns")) for one in drift["overrides"]] == [
+        ("a", 9, 1),
+        ("c", None, 1),
+        ("d", 4, None),
+    ]
+    assert {(one["reason"], one["expires_at"]) for one in drift["overrides"]} == {("changed by hand", None)}
+    refused = await api.deploy({"a": 3, "b": 1})
+    assert (refused.code, [one["key"] for one in refused.json["overrides"]]) == ("override_pending", ["a", "d"])
+    assert (await restore(api, file))["scopes"][0]["unchanged"]
+    assert (await restore(api, await save(api, namespace=api.namespace)))["scopes"][0]["unchanged"]
+    await api.rollback("v1", overrides="discard")
+    assert await api.values() == {"a": 1, "b": 1, "c": 1}
+
+
+async def test_and_so_it_does_at_once_and_into_an_empty_etcd(api: Api, store: Store) -> None:
+    """At once it is a release that writes no value: it says what was put by hand."""
+    await api.deploy({"a": 1, "b": 1}, version="v1")
+    await store.hand("a", 9)
+    entries = await store.entries()
+    file = await save(api, namespace=api.namespace)
+    for changed in (0, 2):
+        (done,) = (await restore(api, file))["scopes"]
+        assert (done["release"], done["changed"]) == (2, changed)
+        assert await store.entries() == entries
+        (pending,) = (await api.drift())["overrides"]
+        assert (pending["key"], pending["value"], pending["returns"]) == ("a", 9, 1)
+        assert (await api.deploy({"a": 3, "b": 1})).code == "override_pending"
+        for prefix in ("/config", "/configsvc/releases", "/configsvc/overrides"):
+            await wipe(store.gateway, f"{prefix}/{api.namespace}/".encode())
+
+
+async def test_no_timer_ends_what_a_hand_put_over_an_emergency(api: Api, store: Store) -> None:
+    await api.deploy({"a": 1, "b": 1}, version="v1")
+    await api.emergency("a", 5, ttl_s=3600, reason="night")
+    await api.emergency("b", 5, ttl_s=3, reason="night")
+    await store.hand("a", 9)
+    await store.hand("b", 9)
+    file = await save(api, namespace=api.namespace)
+    async with asyncio.timeout(30):
+        while "expiry" not in await api.kinds():
+            await asyncio.sleep(0.05)
+    await api.deploy({"a": 1, "b": 1}, overrides="discard")
+    (done,) = (await restore(api, file))["scopes"]
+    assert done["warnings"] == []
+    assert await api.values() == {"a": 9, "b": 9}
+    assert [
+        (one["key"], one["value"], one["returns"], one["reason"], one["expires_at"])
+        for one in (await api.drift())["overrides"]
+    ] == [("a", 9, 1, "night", None), ("b", 9, 1, "night", None)]
+
+
 async def test_the_schema_comes_back_too(full: Api, store: Store) -> None:
     rules = json.dumps({"format": 1, "schema": {"limit": {"type": "integer", "default": 5}}}).encode()
     await put(store.gateway, schema_path(full.namespace), rules)

@@ -4,6 +4,7 @@ Reads only, from etcd itself and not from the replica: history is not downloaded
 and `NotFound` for a release that never was or is not kept any more.
 """
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from configsvc.core.commands import View
 from configsvc.core.model import MAX_NUMBER, Freeze, Scope, value_of
 from configsvc.core.plan import change_of, changes_of
 from configsvc.core.release import Manifest, entries_of, pending
+from configsvc.errors import NotFound
 from configsvc.writes.reading import Reading, decoded
 from configsvc.writes.threads import off_loop, weight_of
 
@@ -72,7 +74,10 @@ async def release(reading: Reading, scope: Scope, manifest: Manifest) -> dict[st
 
 
 async def key_page(reading: Reading, scope: Scope, key: str, *, limit: int, after: int | None) -> Page:
-    """The releases that changed a key, newest first, each with the value before and after it."""
+    """The releases that changed a key, newest first, each with the value before and after it.
+
+    Those that took over what was put by hand are among them where their content is read.
+    """
     found: list[dict[str, Any]] = []
     looked = opened = 0
     async for one in reading.manifests(scope, await _first(reading, scope, after)):
@@ -85,11 +90,22 @@ async def key_page(reading: Reading, scope: Scope, key: str, *, limit: int, afte
         opened += key not in manifest.keys
         content = await reading.content(scope, manifest.content)
         record = next((record for record in entries_of(content or ()) if record.key == key), None)
-        if record is not None and record.old != record.new:
-            change = change_of(*record)
+        if record is None:
+            continue
+        # A value that was put by hand is taken over as it is. What that changed is the state before.
+        old = record.old if record.old != record.new else await _left(reading, scope, manifest.base, key)
+        if old != record.new:
+            change = change_of(key, old, record.new)
             del change["key"]
             found.append({**row(manifest), **change})
     return Page(releases=found)
+
+
+async def _left(reading: Reading, scope: Scope, number: int, key: str) -> bytes | None:
+    """The entry of a key as a release left it; None also where that is not kept."""
+    with contextlib.suppress(NotFound):
+        return (await reading.state_at(scope, number)).get(key)
+    return None
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):

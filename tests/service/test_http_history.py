@@ -104,6 +104,24 @@ async def test_who_set_a_key(past: Api) -> None:
     assert (await past.ask("GET", "/v1/history/{ns}/production/never"))["releases"] == []
 
 
+async def test_a_release_that_took_a_hand_s_value_over_is_in_the_history_of_the_key(api: Api, store: Store) -> None:
+    many = dict.fromkeys(numbered(150), 1)
+    await api.deploy(many | {"a": 1, "b": 1, "c": 1}, version="v1")
+    await store.hand("a", 99)
+    await store.hand("b")
+    again = dict.fromkeys(many, 2) | {"a": 1, "b": 1, "c": 1}
+    await api.deploy(again, version="v2", overrides="keep")
+    await api.deploy(again, version="v3", overrides="discard")
+    for key, expected in {
+        "a": [(3, 99, 1), (2, 1, 99), (1, NOTHING, 1)],
+        "b": [(3, NOTHING, 1), (2, 1, NOTHING), (1, NOTHING, 1)],
+        "c": [(1, NOTHING, 1)],
+    }.items():
+        found = await api.ask("GET", f"/v1/history/{{ns}}/production/{key}")
+        rows = [(one["release"], one.get("old", NOTHING), one.get("new", NOTHING)) for one in found["releases"]]
+        assert rows == expected
+
+
 async def test_values_as_a_release_left_them(past: Api) -> None:
     expected: list[dict[str, Any]] = [
         {"a": 1, "n": None},

@@ -164,8 +164,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         return not self.release and (garbled or self.newest > 0)
 
     @property
-    def pending(self) -> Mapping[str, int]:
-        """The overrides, each with the release that set it. Without a head their records still tell."""
+    def overridden(self) -> Mapping[str, int]:
+        """The overrides that the head knows, each with the release that set it; without one, what the records tell."""
         if self.is_headless:
             return {key: record.release for key, record in self.overrides.items()}
         return self.head.overrides if self.head else {}

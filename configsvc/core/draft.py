@@ -68,7 +68,7 @@ class Draft:
         self.view = view
         self.number = max(view.release, view.newest) + 1
         self.steps: dict[str, Step] = {}
-        self.overrides: dict[str, int] = dict(view.pending)
+        self.overrides: dict[str, int] = dict(view.overridden)
         self.records: dict[str, Override] = dict(view.overrides)
         self.drift = view.drift()
         self.kept: set[str] = set()
@@ -168,7 +168,7 @@ def _put_back(draft: Draft, command: Restore) -> None:
     view = draft.view
     for key, record in command.overrides.items():
         # One that is pending here already stays the one that it is: the same restore twice changes nothing.
-        there, since = view.overrides.get(key), view.pending.get(key)
+        there, since = view.overrides.get(key), view.overridden.get(key)
         is_same = there is not None and there == msgspec.structs.replace(record, release=there.release)
         number = since if since is not None and is_same else draft.number
         draft.overrides[key] = number

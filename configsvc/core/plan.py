@@ -286,7 +286,7 @@ def _override(view: View, key: str) -> dict[str, Any]:
     record = None if by_hand else view.overrides.get(key)
     found: dict[str, Any] = {
         "key": key,
-        "release": view.pending.get(key) if record else None,
+        "release": view.overridden.get(key) if record else None,
         "by": record.by if record else BY_HAND,
         "reason": record.reason if record else None,
     }

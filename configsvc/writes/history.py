@@ -42,9 +42,9 @@ async def page(reading: Reading, scope: Scope, *, limit: int, after: int | None)
 
 
 async def _first(reading: Reading, scope: Scope, after: int | None) -> int:
-    """Below which number a page begins: a release that is still being applied is none yet."""
+    """Below which number a page begins: a release that the head does not have yet may never be."""
     head = decoded(await reading.head(scope))
-    first = head.next_release if head and head.applying else MAX_NUMBER
+    first = head.release + 1 if head and head.release else MAX_NUMBER
     return first if after is None else min(first, after)
 
 
@@ -145,7 +145,7 @@ async def drift(reading: Reading, scope: Scope, now: str) -> Drift:
         hand = await off_loop(len(view.entries), _by_hand, view, view.expected, written)
     frozen = view.head.frozen if view.head else None
     overrides = []
-    for key, number in sorted(pending(view.head.overrides if view.head else {}, view.overrides).items()):
+    for key, number in sorted(pending(view.overridden, view.overrides).items()):
         record = view.overrides.get(key)
         one: dict[str, Any] = {"key": key, "release": number}
         if record:

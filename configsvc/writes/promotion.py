@@ -54,7 +54,7 @@ def _deployed(view: View) -> dict[str, bytes]:
 
 
 def _pending(view: View) -> Set[str]:
-    return pending(view.head.overrides if view.head else {}, view.overrides).keys()
+    return pending(view.overridden, view.overrides).keys()
 
 
 def _doubts(view: View, at: str, min_age_s: float, now: datetime) -> Iterable[str]:

@@ -32,6 +32,7 @@ from configsvc.core.release import (
     Manifest,
     Override,
     Written,
+    chain,
     decode_content,
     decode_label,
     decode_manifest,
@@ -301,20 +302,16 @@ class Reading:
         if known := self.remembered(scope, id):
             self._pasts.move_to_end(scope)
             return known
-        chain: list[Manifest] = []
-        async for found in self.manifests(scope, number + 1, revision=revision):
-            if chain and found.manifest.number > chain[-1].base:
-                # Given up: the one after it does not stand on it.
-                continue
-            if chain and found.manifest.number < chain[-1].base:
+        manifests: list[Manifest] = []
+        found: list[Manifest] | None = None
+        async for one in self.manifests(scope, number + 1, revision=revision):
+            manifests.append(one.manifest)
+            if one.manifest.checkpoint is not None and (found := chain(manifests, number, id)):
                 break
-            chain.append(found.manifest)
-            if found.manifest.checkpoint is not None:
-                break
-        if not chain or chain[0].number != number or chain[0].id != id or chain[-1].checkpoint is None:
+        if not found:
             return None
-        whole = await self.content(scope, chain[-1].checkpoint, revision=revision)
-        contents = [await self.content(scope, one.content, revision=revision) for one in reversed(chain[:-1])]
+        whole = await self.content(scope, found[-1].checkpoint or "", revision=revision)
+        contents = [await self.content(scope, step.content, revision=revision) for step in reversed(found[:-1])]
         if whole is None:
             return None
         steps: list[Sequence[Written]] = []

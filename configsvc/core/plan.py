@@ -155,7 +155,8 @@ def _finish(command: Command, drafted: Draft, view: View, about: About, guards: 
         reason=about.reason,
         base=view.release,
         source=_source(command, about),
-        keys=[step.key for step in steps if step.writes][:MAX_NAMES],
+        # Those that are only taken over come last: a key's history looks for its name.
+        keys=[step.key for step in sorted(steps, key=lambda step: not step.writes)][:MAX_NAMES],
         count=sum(step.writes for step in steps),
         warnings=warnings,
     )

@@ -34,8 +34,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     `id` is the one in the head, `content` names the chunks with what it changed, and `checkpoint`, where there is one,
     those with all entries as they were after it. `digest` is that of the submitted state, for kinds that submit one.
-    `base` is the release before it, `keys` the first of the `count` changed keys. `source` says where it came from:
-    `git_commit`, `approved_by`, `from` (an environment), `target` (the release that came back), `force`.
+    `base` is the release before it, `keys` the first of the `count` changed keys, and then of those that a hand had put
+    and it took over. `source` says where it came from: `git_commit`, `approved_by`, `from` (an environment), `target`
+    (the release that came back), `force`.
     """
 
     format: int = FORMAT

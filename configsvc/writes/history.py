@@ -13,7 +13,7 @@ import msgspec
 from configsvc.core.commands import View
 from configsvc.core.model import MAX_NUMBER, Freeze, Scope, value_of
 from configsvc.core.plan import change_of, changes_of
-from configsvc.core.release import Manifest, entries_of, pending
+from configsvc.core.release import MAX_NAMES, Manifest, entries_of, pending
 from configsvc.errors import NotFound
 from configsvc.writes.reading import Reading, decoded
 from configsvc.writes.threads import off_loop, weight_of
@@ -21,7 +21,7 @@ from configsvc.writes.threads import off_loop, weight_of
 SCANNED = 1000
 """Releases that one page of a key's history looks through at most."""
 OPENED = 50
-"""Of how many of them it reads the content: those that changed more keys than their manifests name."""
+"""Of how many of them it reads the content: those that may have changed more keys than their manifests name."""
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +76,7 @@ async def release(reading: Reading, scope: Scope, manifest: Manifest) -> dict[st
 async def key_page(reading: Reading, scope: Scope, key: str, *, limit: int, after: int | None) -> Page:
     """The releases that changed a key, newest first, each with the value before and after it.
 
-    Those that took over what was put by hand are among them where their content is read.
+    Those that took over what was put by hand are among them.
     """
     found: list[dict[str, Any]] = []
     looked = opened = 0
@@ -85,7 +85,7 @@ async def key_page(reading: Reading, scope: Scope, key: str, *, limit: int, afte
             return Page(releases=found, next=one.manifest.number + 1)
         looked += 1
         manifest = one.manifest
-        if key not in manifest.keys and manifest.count <= len(manifest.keys):
+        if key not in manifest.keys and manifest.count <= len(manifest.keys) < MAX_NAMES:
             continue
         opened += key not in manifest.keys
         content = await reading.content(scope, manifest.content)

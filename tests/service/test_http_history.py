@@ -104,8 +104,11 @@ async def test_who_set_a_key(past: Api) -> None:
     assert (await past.ask("GET", "/v1/history/{ns}/production/never"))["releases"] == []
 
 
-async def test_a_release_that_took_a_hand_s_value_over_is_in_the_history_of_the_key(api: Api, store: Store) -> None:
-    many = dict.fromkeys(numbered(150), 1)
+@pytest.mark.parametrize("count", [0, 150])
+async def test_a_release_that_took_a_hand_s_value_over_is_in_the_history_of_the_key(
+    api: Api, store: Store, count: int
+) -> None:
+    many = dict.fromkeys(numbered(count), 1)
     await api.deploy(many | {"a": 1, "b": 1, "c": 1}, version="v1")
     await store.hand("a", 99)
     await store.hand("b")

@@ -62,6 +62,13 @@ def test_a_deploy_lists_every_changed_key_in_order_with_both_values() -> None:
     assert [one["op"] for one in found.changes()] == ["delete", "set", "set"]
 
 
+def test_a_manifest_names_what_was_changed_and_then_what_was_taken_over() -> None:
+    paper = deployed(a=1, b=1)
+    paper.hand("a", 9)
+    found = paper.do(Deploy(values=values(a=1, b=2), overrides="keep"))
+    assert (found.manifest.keys, found.manifest.count) == (["b", "a"], 1)
+
+
 def test_entries_with_the_same_value_keep_their_bytes() -> None:
     paper = deployed(a=1, b=2)
     before = paper.raws["a"]

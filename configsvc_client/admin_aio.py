@@ -311,12 +311,13 @@ class AsyncAdminClient:
         timeout_s: float = 60.0,
         on_progress: Callable[[int], None] = lambda size: None,
     ) -> types.Backup:
-        """Save everything, or one namespace, to a file, or under the service's name for it to a folder that is there.
+        """Save everything, or one namespace, to a file, or under the service's name for it to a folder.
 
-        The file is there when it is whole: it is checked to its last byte before it gets its name. Only its owner may
-        read it. `timeout_s` is how long the service may be silent. Raises `FileExistsError`, `OSError`.
+        A path that ends with a separator is a folder, and is made where it is not there; its parents are not. The file
+        is there when it is whole: it is checked to its last byte before it gets its name. Only its owner may read it.
+        `timeout_s` is how long the service may be silent. Raises `FileExistsError`, `OSError`.
         """
-        saving = backup_file.Saving(Path(path), overwrite=overwrite, on_progress=on_progress)
+        saving = backup_file.Saving(path, overwrite=overwrite, on_progress=on_progress)
         call = Call(
             method="POST",
             path=_with_query("/v1/backup", {"namespace": namespace}),

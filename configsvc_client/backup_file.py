@@ -3,11 +3,14 @@
 Knows of the lines between only their bytes.
 """
 
+import errno
 import hashlib
 import os
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
 
@@ -90,16 +93,20 @@ class Check:
 class Saving:
     """A file that is checked as it is written, and gets its name when it is whole. Readable by its owner only.
 
-    `path` is that name, or a folder for the service's own. Raises `FileExistsError`, `OSError`.
+    `path` is that name, or a folder for the service's own. A path that ends with a separator is a folder: it is made
+    where it is not there, its parents are not, and is gone again where no file came to be. Raises `FileExistsError`,
+    `OSError`.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool, on_progress: Callable[[int], None]) -> None:
-        self._path = path
+    def __init__(self, path: str | PathLike[str], *, overwrite: bool, on_progress: Callable[[int], None]) -> None:
+        self._path = Path(path)
+        self._is_folder = self._path.is_dir() or os.fspath(path).endswith((os.sep, os.altsep or os.sep))
+        self._made: Path | None = None
         self._overwrite = overwrite
         self._on_progress = on_progress
         self._check = Check()
         self._file: BinaryIO | None = None
-        folder = path if path.is_dir() else path.parent
+        folder = self._path if self._is_folder else self._path.parent
         self._partial = folder / f".{uuid.uuid4().hex}.part"
         self._look()
 
@@ -107,6 +114,9 @@ class Saving:
         """Begin anew: another address is asked."""
         self.close()
         self._check = Check()
+        if self._is_folder and not self._path.is_dir():
+            self._path.mkdir(exist_ok=True)
+            self._made = self._path
         self._file = os.fdopen(os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
     def feed(self, data: bytes) -> None:
@@ -132,6 +142,7 @@ class Saving:
             self._path /= next(one for one in (name, plain, random) if is_name(one))
             self._look()
         self._partial.replace(self._path)
+        self._made = None
         return msgspec.structs.replace(found, path=str(self._path))
 
     def close(self) -> None:
@@ -139,8 +150,15 @@ class Saving:
         if self._file is not None:
             self._file.close()
             self._partial.unlink(missing_ok=True)
+        if self._made is not None:
+            with suppress(OSError):
+                # Somebody else may have something in it by now.
+                self._made.rmdir()
+            self._made = None
 
     def _look(self) -> None:
+        if self._is_folder and self._path.exists() and not self._path.is_dir() and self._file is None:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self._path))
         if self._path.exists() and not self._path.is_dir() and not self._overwrite:
             raise FileExistsError(f"{self._path} is there already")
 

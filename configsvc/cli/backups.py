@@ -16,7 +16,14 @@ OnlyNamespace = Annotated[
 @of_all()
 def backup(
     where: Where,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write, or a folder to write one into.")],
+    # A Path would forget the separator at its end.
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="The file to write, or a folder to write one into; FOLDER/ is made where it is not there.",
+        ),
+    ],
     only: OnlyNamespace = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also where there is such a file already.")] = False,
 ) -> None:

@@ -12,7 +12,7 @@ from configsvc.cli.writing import ask, interruptible, is_production, must_ask, s
 from configsvc_client.admin_types import Backup, Restored
 
 
-async def save(where: Where, file: Path, namespace: str | None, *, overwrite: bool) -> None:
+async def save(where: Where, file: str, namespace: str | None, *, overwrite: bool) -> None:
     """Save a backup."""
     async with Remote(where) as remote:
         with waiting("backup", total=0) as progress:

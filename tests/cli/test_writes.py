@@ -347,6 +347,18 @@ def test_backup_and_restore(shell):
     )
 
 
+def test_a_backup_into_a_folder_that_is_made(shell):
+    shell("set", "a", "1")
+    only = ("--only", shell.namespace)
+    for _ in range(2):
+        shell("backup", "nightly/", *only)
+    assert len(list((shell.folder / "nightly").glob(f"{shell.namespace}-*.configsvc.gz"))) == 2
+    assert shell("backup", "no/such/", *only, expect=1) == "configsvc: no/such/: No such file or directory\n"
+    shell.write("file", "mine")
+    assert "Not a directory" in shell("backup", "file/", "--overwrite", *only, expect=1)
+    assert (shell.folder / "file").read_text() == "mine"
+
+
 def test_a_service_that_answers_no_writes(any_etcd, tmp_path):
     hand = Hand(any_etcd)
     hand.write({"a": 1})
@@ -375,7 +387,7 @@ def test_a_scope_that_only_the_service_names(any_etcd, tmp_path):
 
 def test_nobody_answers(tmp_path):
     named = {"SERVICE_NAME": "a", "CONFIG_ENVIRONMENT": "b", "CONFIGSVC_URL": "http://127.0.0.1:1"}
-    for words in (["set", "a", "1"], ["history"], ["status"], ["backup", "f"], ["unfreeze"]):
+    for words in (["set", "a", "1"], ["history"], ["status"], ["backup", "f"], ["backup", "d/"], ["unfreeze"]):
         done = run(*CONFIGSVC, *words, cwd=tmp_path, **named)
         assert (done.returncode, done.stderr) == (
             69,

@@ -350,6 +350,19 @@ async def test_a_backup_that_breaks_off_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_a_folder_that_was_made_for_a_backup_goes_with_it(tmp_path):
+    async def damaged(request):
+        return web.Response(body=b"\x1f\x8bnothing", content_type="application/gzip")
+
+    async with serving(damaged) as server, client(server) as admin:
+        for there, left in ((False, []), (True, [tmp_path / "b"])):
+            if there:
+                (tmp_path / "b").mkdir()
+            with pytest.raises(AdminError, match="no backup"):
+                await admin.backup(f"{tmp_path}/b/")
+            assert list(tmp_path.rglob("*")) == left
+
+
 async def test_a_disk_that_takes_no_backup_is_no_fault_of_the_service(tmp_path):
     packed = web.Response(body=b"\x1f\x8b", content_type="application/gzip")
     async with serving(packed) as server, client(server) as admin:

@@ -315,9 +315,10 @@ class AsyncAdminClient:
 
         A path that ends with a separator is a folder, and is made where it is not there; its parents are not. The file
         is there when it is whole: it is checked to its last byte before it gets its name. Only its owner may read it.
-        `timeout_s` is how long the service may be silent. Raises `FileExistsError`, `OSError`.
+        A namespace in which nothing is stored is `scope_not_found`. `timeout_s` is how long the service may be silent.
+        Raises `FileExistsError`, `OSError`.
         """
-        saving = backup_file.Saving(path, overwrite=overwrite, on_progress=on_progress)
+        saving = backup_file.Saving(path, overwrite=overwrite, on_progress=on_progress, namespace=namespace)
         call = Call(
             method="POST",
             path=_with_query("/v1/backup", {"namespace": namespace}),

@@ -24,7 +24,9 @@ class AdminError(ConfigError):
       says the same with status 504, where etcd did not answer it;
     - `token`: the token file cannot be read;
     - `unknown_scope`: nobody says which namespace or environment is meant;
-    - `invalid_backup`: a file is no backup, is cut short or damaged.
+    - `invalid_backup`: a file is no backup, is cut short or damaged;
+    - `scope_not_found`: nothing is stored in the namespace that a backup was to be of. The service says the same with
+      status 404 where a scope is read.
     """
 
     def __init__(

@@ -94,12 +94,20 @@ class Saving:
     """A file that is checked as it is written, and gets its name when it is whole. Readable by its owner only.
 
     `path` is that name, or a folder for the service's own. A path that ends with a separator is a folder: it is made
-    where it is not there, its parents are not, and is gone again where no file came to be. Raises `FileExistsError`,
-    `OSError`.
+    where it is not there, its parents are not, and is gone again where no file came to be. With a `namespace`, a backup
+    without any key is none. Raises `FileExistsError`, `OSError`.
     """
 
-    def __init__(self, path: str | PathLike[str], *, overwrite: bool, on_progress: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        overwrite: bool,
+        on_progress: Callable[[int], None],
+        namespace: str | None = None,
+    ) -> None:
         self._path = Path(path)
+        self._namespace = namespace
         self._is_folder = self._path.is_dir() or os.fspath(path).endswith((os.sep, os.altsep or os.sep))
         self._made: Path | None = None
         self._overwrite = overwrite
@@ -130,6 +138,8 @@ class Saving:
         """Give the whole file its name; the header `Content-Disposition` has that of the service."""
         assert self._file is not None
         found = self._check.end(str(self._path))
+        if self._namespace is not None and not found.keys:
+            raise AdminError("scope_not_found", f"nothing is stored in namespace {self._namespace}")
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()

@@ -33,7 +33,8 @@ def backup(
 
     Example: configsvc backup /var/backups/configsvc/
 
-    Exit codes: 0, 1 the file is there already or cannot be written, 69 no service answers, 77 not allowed.
+    Exit codes: 0, 1 the file is there already or cannot be written, or there is no such namespace, 69 no service
+    answers, 77 not allowed.
     """
     from configsvc.cli.remote import call
     from configsvc.cli.saving import save

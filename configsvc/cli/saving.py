@@ -7,26 +7,37 @@ import typer
 
 from configsvc.cli import exits, output
 from configsvc.cli.options import Say, Where
-from configsvc.cli.remote import Remote, Scope
+from configsvc.cli.remote import Remote, Scope, did_you_mean
 from configsvc.cli.writing import ask, interruptible, is_production, must_ask, show_json, tell, waiting
-from configsvc_client.admin_types import Backup, Restored
+from configsvc_client.admin_types import AdminError, Backup, Restored
 
 
 async def save(where: Where, file: str, namespace: str | None, *, overwrite: bool) -> None:
     """Save a backup."""
     async with Remote(where) as remote:
-        with waiting("backup", total=0) as progress:
-            found = await remote.backup(
-                file,
-                namespace=namespace,
-                overwrite=overwrite,
-                timeout_s=max(60.0, where.timeout_s),
-                on_progress=progress,
-            )
+        try:
+            with waiting("backup", total=0) as progress:
+                found = await remote.backup(
+                    file,
+                    namespace=namespace,
+                    overwrite=overwrite,
+                    timeout_s=max(60.0, where.timeout_s),
+                    on_progress=progress,
+                )
+        except AdminError as error:
+            if error.code != "scope_not_found" or not namespace:
+                raise
+            exits.fail(exits.FAILED, f"{error.detail}{did_you_mean(await _near(remote, namespace))}")
     if where.as_json:
         output.line(output.json_text(msgspec.to_builtins(found), indent=2))
     else:
         output.line(f"{output.printable(found.path)}: {_described(found)}, {found.size:,} bytes, checksum right")
+
+
+async def _near(remote: Remote, namespace: str) -> list[str]:
+    """Namespaces that are called nearly so: those that have an environment which is looked at here, or production."""
+    found = await remote.near(Scope(namespace, remote.environment or "production"))
+    return list(dict.fromkeys(one.namespace for one in found))
 
 
 def _described(found: Backup) -> str:

@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from difflib import SequenceMatcher
 from typing import NoReturn
 
 import msgspec
@@ -17,8 +16,8 @@ import typer
 
 from configsvc.cli import exits, output, review
 from configsvc.cli.options import Say, Where
-from configsvc.cli.remote import LIFTS, Remote, Scope, exit_code
-from configsvc_client.admin import AdminError, WriteOptions
+from configsvc.cli.remote import LIFTS, Remote, Scope, did_you_mean, exit_code
+from configsvc_client.admin import WriteOptions
 from configsvc_client.admin_types import Outcome
 
 LISTED = 20
@@ -56,21 +55,8 @@ async def write(where: Where, say: Say, attempt: Attempt, what: str, *, differen
 
 async def _doubt(remote: Remote, scope: Scope) -> None:
     """Before a scope's first release: say which there are that are called nearly so."""
-    try:
-        await remote.entries()
-        # The last answer stays the plan's.
-        remote.answers.pop()
-    except AdminError as error:
-        near = error.fields.get("near")
-        found = [Scope(*str(one).split("/", 1)) for one in near if "/" in str(one)] if isinstance(near, list) else []
-        if others := [one for one in found if _are_alike(one, scope)]:
-            names = ", ".join(output.printable(str(one)) for one in others)
-            exits.warn(f"warning: {scope} would be a new scope; did you mean {names}?")
-
-
-def _are_alike(one: Scope, other: Scope) -> bool:
-    """Whether one is nearly spelt as the other, by part: environments of a namespace share most of their letters."""
-    return all(SequenceMatcher(None, *pair).ratio() > 0.75 for pair in zip(one, other, strict=True))
+    if others := await remote.near():
+        exits.warn(f"warning: {scope} would be a new scope{did_you_mean(others)}")
 
 
 @contextmanager

@@ -347,6 +347,19 @@ def test_backup_and_restore(shell):
     )
 
 
+def test_a_backup_of_a_namespace_that_is_not_there(shell):
+    shell("set", "a", "1")
+    shell.write("good.gz", "the one of yesterday")
+    wrong = shell.namespace[:-1]
+    for words in (["b.gz"], ["d/"], ["good.gz", "--overwrite"]):
+        said = shell("backup", *words, "--only", wrong, expect=1)
+        assert said == f"configsvc: nothing is stored in namespace {wrong}; did you mean {shell.namespace}?\n"
+    said = shell("backup", "b.gz", "--only", "nobodys", expect=1)
+    assert said == "configsvc: nothing is stored in namespace nobodys\n"
+    assert [one.name for one in shell.folder.iterdir()] == ["good.gz"]
+    assert (shell.folder / "good.gz").read_text() == "the one of yesterday"
+
+
 def test_a_backup_into_a_folder_that_is_made(shell):
     shell("set", "a", "1")
     only = ("--only", shell.namespace)

@@ -77,7 +77,7 @@ def repair(where: Where, say: Say) -> None:
 
     Example: configsvc repair --reason "history lost with the disk"
 
-    Exit codes: 0, 69 no service answers, 75 try again, 77 not allowed.
+    Exit codes: 0, 1 nothing is stored there, 69 no service answers, 75 try again, 77 not allowed.
     """
     from configsvc.cli.remote import call
     from configsvc.cli.saving import repair_scope

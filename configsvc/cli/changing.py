@@ -125,7 +125,7 @@ def freeze(
 
     Example: configsvc freeze --for 2h --reason "rolled back v42, fix under way"
 
-    Exit codes: 0, 69 no service answers, 77 not allowed.
+    Exit codes: 0, 1 nothing is stored there, 69 no service answers, 77 not allowed.
     """
     if not say.reason:
         raise typer.BadParameter("--reason is needed: say why deploys are refused")

@@ -104,19 +104,17 @@ def promote(
 
     Example: configsvc promote --from staging --environment production --dry-run
 
-    Exit codes: as those of deploy.
+    Exit codes: as those of deploy; 1 nothing was released to the other environment.
     """
     taken = policy(overrides)
     from configsvc.cli.remote import call
-    from configsvc.cli.writing import write
+    from configsvc.cli.writing import promoting, write
 
     call(
         write(
             where,
             say,
-            lambda remote, options: remote.promote(
-                source, version=version, overrides=taken, approved_by=approved_by, **options
-            ),
+            promoting(source, version=version, overrides=taken, approved_by=approved_by),
             f"promotion of {source}",
         )
     )

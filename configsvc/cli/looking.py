@@ -71,7 +71,7 @@ def drift(where: Where, exit_code: ExitCode = False) -> None:
 
     Example: configsvc drift --exit-code
 
-    Exit codes: 0, 1 with --exit-code if anything differs.
+    Exit codes: 0, 1 nothing is stored there, or with --exit-code if anything differs.
     """
     from configsvc.cli import past
     from configsvc.cli.remote import call

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import typer
 
-from configsvc.cli import exits, output, review
+from configsvc.cli import exits, misspelt, output, review
 from configsvc.cli.options import Where
 from configsvc.cli.output import json_text
 from configsvc.cli.remote import Remote, Scope
@@ -103,7 +103,9 @@ async def drift(where: Where, *, difference: bool) -> None:
         found = await remote.drift()
         if where.as_json:
             show_json(remote)
-        else:
+        if misspelt.shows_nothing(found):
+            await misspelt.refuse(remote, Scope(found.namespace, found.environment))
+        if not where.as_json:
             if found.hand is None:
                 exits.warn(
                     "what was changed by hand is not known: the scope's history cannot be read (configsvc repair)"
@@ -135,6 +137,8 @@ async def status(where: Where) -> None:
             await _reads_only(remote, error, as_json=where.as_json)
             raise
         asked = remote.last.url
+        if found.newest is None and found.source == "none":
+            await misspelt.warn(remote, Scope(found.namespace, found.environment))
         if where.as_json:
             service, told, newest = (msgspec.json.decode(one.body) for one in remote.answers if one.body)
             whole = {
@@ -204,6 +208,7 @@ def _served(asked: str, reads: Freshness | Status, service: Service) -> list[tup
 async def freezing(where: Where, attempt: Callable[[Remote], Awaitable[Frozen]]) -> None:
     """Freeze a scope, or end that."""
     async with Remote(where) as remote:
+        await misspelt.refuse(remote, Scope(*await remote.scope()))
         found = await attempt(remote)
         if where.as_json:
             show_json(remote)
@@ -216,6 +221,8 @@ async def freezing(where: Where, attempt: Callable[[Remote], Awaitable[Frozen]])
 async def own_keys(where: Where, patterns: Sequence[str] | None) -> None:
     """The patterns of a scope's own keys, one a line; with `patterns` after they were made these."""
     async with Remote(where) as remote:
+        if patterns:
+            await misspelt.warn(remote, Scope(*await remote.scope()))
         found = await remote.own_keys() if patterns is None else await remote.set_own_keys(patterns)
         if where.as_json:
             show_json(remote)

@@ -4,8 +4,7 @@ Owns what an error means for the exit code, and how it is told; knows no command
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Iterator
-from difflib import SequenceMatcher
+from collections.abc import Coroutine, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from configsvc.cli import exits
@@ -90,23 +89,6 @@ class Remote(AsyncAdminClient):
         """The environment that options and variables name; the service is not asked."""
         return self._environment
 
-    async def near(self, scope: Scope | None = None) -> list[Scope]:
-        """Scopes that are there and called nearly as this one, which is not. Best effort: none where it is there too.
-
-        The last answer stays the last.
-        """
-        namespace, environment = scope or await self.scope()
-        before = len(self.answers)
-        try:
-            await self.at(namespace, environment).entries()
-        except AdminError as error:
-            named = error.fields.get("near") if error.code == "scope_not_found" else None
-        else:
-            named = None
-        del self.answers[before:]
-        found = [Scope(*str(one).split("/", 1)) for one in named if "/" in str(one)] if isinstance(named, list) else []
-        return [one for one in found if _are_alike(one, Scope(namespace, environment))]
-
     @property
     def last(self) -> Answer:
         """The last answer."""
@@ -122,17 +104,6 @@ class Remote(AsyncAdminClient):
             f"may be out of date: {self.last.url} answers from its {printable(source)}, "
             f"last proved {printable(staleness)} s ago"
         )
-
-
-def _are_alike(one: Scope, other: Scope) -> bool:
-    """Whether one is nearly spelt as the other, by part: environments of a namespace share most of their letters."""
-    return all(SequenceMatcher(None, *pair).ratio() >= 0.75 for pair in zip(one, other, strict=True))
-
-
-def did_you_mean(names: Iterable[object]) -> str:
-    """A question to end a sentence with; nothing where there are no names."""
-    shown = ", ".join(printable(str(one)) for one in names)
-    return f"; did you mean {shown}?" if shown else ""
 
 
 def exit_code(code: str, status: int | None) -> int:
@@ -163,7 +134,12 @@ def lines_of(error: AdminError, file: str = "") -> Iterator[str]:
     else:
         yield printable(of_file + _with_option(error))
     near = error.fields.get("near")
-    if error.code == "key_not_found" and isinstance(near, list) and near and "did you mean" not in error.detail:
+    if (
+        error.code in ("key_not_found", "release_not_found")
+        and isinstance(near, list)
+        and near
+        and "did you mean" not in error.detail
+    ):
         yield f"did you mean {', '.join(printable(str(one)) for one in near)}?"
     for one in _listed(error, "overrides"):
         value = f" = {json_text(one['value'])[:200]}" if "value" in one else " (deleted or unreadable)"

@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 import typer
 
-from configsvc.cli import exits, output
+from configsvc.cli import exits, misspelt, output
 from configsvc.cli.options import Say, Where
-from configsvc.cli.remote import Remote, Scope, did_you_mean
+from configsvc.cli.remote import Remote, Scope
 from configsvc.cli.writing import ask, interruptible, is_production, must_ask, show_json, tell, waiting
 from configsvc_client.admin_types import AdminError, Backup, Restored
 
@@ -27,7 +27,7 @@ async def save(where: Where, file: str, namespace: str | None, *, overwrite: boo
         except AdminError as error:
             if error.code != "scope_not_found" or not namespace:
                 raise
-            exits.fail(exits.FAILED, f"{error.detail}{did_you_mean(await _near(remote, namespace))}")
+            exits.fail(exits.FAILED, f"{error.detail}{misspelt.did_you_mean(await _near(remote, namespace))}")
     if where.as_json:
         output.line(output.json_text(msgspec.to_builtins(found), indent=2))
     else:
@@ -36,7 +36,7 @@ async def save(where: Where, file: str, namespace: str | None, *, overwrite: boo
 
 async def _near(remote: Remote, namespace: str) -> list[str]:
     """Namespaces that are called nearly so: those that have an environment which is looked at here, or production."""
-    found = await remote.near(Scope(namespace, remote.environment or "production"))
+    found = await misspelt.near(remote, Scope(namespace, remote.environment or "production"))
     return list(dict.fromkeys(one.namespace for one in found))
 
 
@@ -101,7 +101,9 @@ async def repair_scope(where: Where, say: Say) -> None:
     """Make a release of what is there."""
     async with Remote(where) as remote:
         scope = Scope(*await remote.scope())
-        if must_ask(scope.environment, say):
+        asks = must_ask(scope.environment, say)
+        await misspelt.refuse(remote, scope)
+        if asks:
             ask(f"Make a release of what is in {scope} now, whatever it is?")
         with waiting(f"repairing {scope}"), interruptible():
             done = await remote.repair(reason=say.reason)

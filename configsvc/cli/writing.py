@@ -9,15 +9,15 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 import typer
 
-from configsvc.cli import exits, output, review
+from configsvc.cli import exits, misspelt, output, review
 from configsvc.cli.options import Say, Where
-from configsvc.cli.remote import LIFTS, Remote, Scope, did_you_mean, exit_code
-from configsvc_client.admin import WriteOptions
+from configsvc.cli.remote import LIFTS, Remote, Scope, exit_code
+from configsvc_client.admin import AdminError, WriteOptions
 from configsvc_client.admin_types import Outcome
 
 LISTED = 20
@@ -55,8 +55,24 @@ async def write(where: Where, say: Say, attempt: Attempt, what: str, *, differen
 
 async def _doubt(remote: Remote, scope: Scope) -> None:
     """Before a scope's first release: say which there are that are called nearly so."""
-    if others := await remote.near():
-        exits.warn(f"warning: {scope} would be a new scope{did_you_mean(others)}")
+    if others := await misspelt.near(remote, scope):
+        exits.warn(f"warning: {scope} would be a new scope{misspelt.did_you_mean(others)}")
+
+
+def promoting(source: str, **named: Any) -> Attempt:
+    """Promote; an environment that nothing was released to is doubted too."""
+
+    async def attempt(remote: Remote, options: WriteOptions) -> Outcome:
+        try:
+            return await remote.promote(source, **named, **options)
+        except AdminError as error:
+            if error.code == "release_not_found":
+                namespace, _ = await remote.scope()
+                others = await misspelt.near(remote, Scope(namespace, source))
+                error.fields["near"] = [one.environment for one in others if one.namespace == namespace]
+            raise
+
+    return attempt
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import urllib.request
 
 import pytest
 
@@ -215,12 +216,61 @@ def test_a_frozen_scope(shell):
         assert "from 1 second to 366 days" in said
     assert "--reason" in shell("freeze", "--for", "1h", expect=2)
     assert "no time" in shell("freeze", "--for", "soon", "--reason", "x", expect=2)
+    shell("deploy", "v.yaml")
     assert "is frozen until" in shell("freeze", "--for", "1h30m", "--reason", "fix under way")
     said = shell("deploy", "v.yaml", expect=76)
     assert "fix under way" in said
     assert "configsvc unfreeze" in said
     shell("unfreeze")
     shell("deploy", "v.yaml")
+
+
+def test_a_scope_that_is_not_there(shell):
+    """What makes nothing is refused there; what may come before the first key is warned of."""
+    nothing = f"nothing is stored in {shell.namespace}/stagin"
+    wrong = {"CONFIG_ENVIRONMENT": "stagin"}
+
+    def warned(*words, **settings):
+        done = run(*CONFIGSVC, *words, cwd=shell.folder, **(shell.settings | settings))
+        assert done.returncode == 0
+        return done.stderr
+
+    refused = (["freeze", "--for", "1h", "--reason", "x"], ["unfreeze"], ["repair"], ["drift"], ["drift", "--json"])
+    for words in refused:
+        assert shell(*words, expect=1, **wrong) == f"configsvc: {nothing}\n"
+    assert warned("status", **wrong) == f"configsvc: warning: {nothing}\n"
+    shell("set", "a", "1")
+    hint = f"; did you mean {shell.namespace}/staging?\n"
+    for words in refused:
+        assert shell(*words, expect=1, **wrong) == f"configsvc: {nothing}{hint}"
+    for words in (["status"], ["status", "--json"], ["own-keys", "b"]):
+        assert warned(*words, **wrong) == f"configsvc: warning: {nothing}{hint}"
+    # By now something is.
+    assert warned("own-keys", "c", **wrong) == ""
+    said = shell("promote", "--from", "stagin", "--environment", "other", expect=1)
+    assert "configsvc: did you mean staging?" in said
+    shell("history", expect=1, **wrong)
+
+
+def test_scopes_that_have_but_little(shell, any_etcd):
+    """Keys and no release, a release and no keys, a freeze alone."""
+    from configsvc.core.model import Scope
+
+    hand = Hand(any_etcd, Scope(shell.namespace, "hand"))
+    hand.write({"a": 1})
+    shell("set", "a", "1", CONFIG_ENVIRONMENT="bare")
+    shell("unset", "a", "--force", "all of it", CONFIG_ENVIRONMENT="bare")
+    api = f"{shell.settings['CONFIGSVC_URL']}/v1/freeze/{shell.namespace}/frozen?reason=x&ttl_s=600"
+    urllib.request.urlopen(urllib.request.Request(api, method="PUT"), timeout=5).close()
+    for name in ("hand", "bare", "frozen"):
+        there = {"CONFIG_ENVIRONMENT": name}
+        done = run(*CONFIGSVC, "status", cwd=shell.folder, **(shell.settings | there))
+        assert (done.returncode, done.stderr) == (0, ""), name
+        shell("drift", **there)
+        shell("freeze", "--for", "1h", "--reason", "x", **there)
+        shell("unfreeze", **there)
+        if name != "frozen":
+            shell("repair", **there)
 
 
 def test_a_scope_whose_name_is_nearly_that_of_another(shell):

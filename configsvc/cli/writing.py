@@ -104,10 +104,13 @@ def _show_plan(remote: Remote, title: str, found: Outcome, *, as_json: bool) -> 
 
 def _apply_line(digest: str) -> str:
     """The command that was typed, as one that applies its plan."""
-    words = [word for word in sys.argv[1:] if word not in ("--dry-run", "--exit-code", "--json")]
+    typed = sys.argv[1:]
+    end = typed.index("--") if "--" in typed else len(typed)
+    words = [word for word in typed[:end] if word not in ("--dry-run", "--exit-code", "--json")]
     if words and words[0] == "plan":
         words[0] = "deploy"
-    return shlex.join(["configsvc", *words, "--digest", digest])
+    # What follows two dashes is no option, whatever it looks like.
+    return shlex.join(["configsvc", *words, "--digest", digest, *typed[end:]])
 
 
 def _verdict(found: Outcome, *, difference: bool = False) -> int:

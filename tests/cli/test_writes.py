@@ -74,6 +74,15 @@ def test_what_a_digest_promises(shell):
     assert "release 1, not" not in shell("deploy", "v2.yaml", "--base-release", "1", expect=76)
 
 
+def test_what_a_dry_run_suggests_works_after_two_dashes_too(shell):
+    planned = shell("set", "j", "--string", "--dry-run", "--", "--json")
+    apply = planned.splitlines()[-1].split()
+    assert apply[1:4] == ["set", "j", "--string"]
+    assert apply[-2:] == ["--", "--json"]
+    shell(*apply[1:])
+    assert shell("get", "j") == '"--json"\n'
+
+
 def test_changes_overrides_and_drift(shell):
     shell("set", "a", "1")
     assert "2 added" in shell("set", "b=true", 'c={"x": [1]}', "--reason", "first")

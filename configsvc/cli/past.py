@@ -1,6 +1,8 @@
 """What the commands of `looking.py` print. Imported only when one runs."""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
@@ -13,6 +15,7 @@ from configsvc.cli.remote import Remote, Scope
 from configsvc.cli.review import excerpt
 from configsvc.cli.writing import show_json
 from configsvc_client import MISSING
+from configsvc_client.admin_link import Answer
 from configsvc_client.admin_types import (
     AdminError,
     Changed,
@@ -136,7 +139,7 @@ async def status(where: Where) -> None:
         except AdminError as error:
             await _reads_only(remote, error, as_json=where.as_json)
             raise
-        asked = remote.last.url
+        asked, now = remote.last.url, _asked_at(remote.last)
         if found.newest is None and found.source == "none":
             await misspelt.warn(remote, Scope(found.namespace, found.environment))
         if where.as_json:
@@ -150,8 +153,9 @@ async def status(where: Where) -> None:
             }
             output.line(output.json_text(whole, indent=2))
             return
-    newest = found.newest
-    frozen, hand = found.frozen, found.hand
+    newest, hand = found.newest, found.hand
+    # One that is over may still be stored.
+    frozen = found.frozen if found.frozen and datetime.fromisoformat(found.frozen.until) > now else None
     rows: list[tuple[str, Any]] = [
         ("scope", f"{found.namespace}/{found.environment}"),
         ("release", f"{_name(newest)}, {newest.kind}" if newest else "none yet"),
@@ -160,7 +164,8 @@ async def status(where: Where) -> None:
         ("frozen", f"until {frozen.until} by {frozen.by}: {frozen.reason}" if frozen else "no"),
         (
             "overrides",
-            _some([f"{one.key}: {_text(one.value)} {_whose(one)}" for one in found.overrides], "; ") or "none",
+            _some([f"{one.key}: {_text(one.value)} {_until(one)}{_whose(one)}" for one in found.overrides], "; ")
+            or "none",
         ),
         ("by hand", "not known" if hand is None else _some([one.key for one in hand]) or "nothing"),
         *_served(asked, found, found.service),
@@ -250,6 +255,18 @@ def _freshness(found: Freshness | Status) -> str:
 
 def _text(value: Any) -> str:
     return "(none)" if value is MISSING else excerpt(json_text(value))
+
+
+def _until(one: Override) -> str:
+    return f"until {one.expires_at} " if one.expires_at else ""
+
+
+def _asked_at(answer: Answer) -> datetime:
+    """When an answer was made, by the service's clock where it says so: this machine's may be wrong."""
+    try:
+        return parsedate_to_datetime(answer.headers.get("Date", "")).astimezone(UTC)
+    except ValueError:
+        return datetime.now(UTC)
 
 
 def _whose(one: Override) -> str:

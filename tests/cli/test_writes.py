@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 import urllib.request
 
 import pytest
@@ -161,6 +162,21 @@ def test_status(shell):
     assert whole["overrides"][0]["key"] == "a"
 
 
+def test_status_tells_ends(shell):
+    shell.write("v.yaml", "a: 1\nb: 1\n")
+    shell("deploy", "v.yaml")
+    shell("freeze", "--for", "1", "--reason", "wait")
+    shell("emergency", "a", "5", "--reason", "incident 42", "--ttl", "2h")
+    shell("set", "b", "5")
+    ends = shell.json("drift")["overrides"][0]["expires_at"]
+    time.sleep(2.1)
+    found = dict(line.split("\t") for line in shell("status").splitlines())
+    first, second = found["overrides"].split("; ")
+    assert first == f"a: 5 until {ends} by anonymous in release 2: incident 42"
+    assert second == "b: 5 by anonymous in release 3"
+    assert found["frozen"] == "no"
+
+
 def test_status_while_etcd_is_away(tmp_path):
     with (
         LocalEtcd(options=options(newest())) as etcd,
@@ -219,8 +235,8 @@ def test_keys_of_its_own(shell):
 
 def test_a_frozen_scope(shell):
     shell.write("v.yaml", "a: 1\n")
-    for time in ("0", "367d"):
-        said = shell("freeze", "--for", time, "--reason", "x", expect=2)
+    for duration in ("0", "367d"):
+        said = shell("freeze", "--for", duration, "--reason", "x", expect=2)
         assert "--for" in said
         assert "from 1 second to 366 days" in said
     assert "--reason" in shell("freeze", "--for", "1h", expect=2)

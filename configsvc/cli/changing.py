@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from configsvc.cli.options import Say, Ttl, Where, asks, says, seconds, writes
+from configsvc.cli.options import Say, Ttl, Where, says, seconds, writes
 
 String = Annotated[bool, typer.Option("--string", help="Values are text as they stand, not JSON.")]
 
@@ -115,7 +115,7 @@ def _value(key: str, text: str, *, string: bool) -> Any:
     return msgspec.Raw(text.encode())
 
 
-@says("reason")
+@says("reason", "yes", "confirm")
 def freeze(
     where: Where,
     say: Say,
@@ -133,11 +133,15 @@ def freeze(
     from configsvc.cli.past import freezing
     from configsvc.cli.remote import call
 
-    call(freezing(where, lambda remote: remote.freeze(reason=reason, ttl_s=ttl_s)))
+    call(
+        freezing(
+            where, say, lambda remote: remote.freeze(reason=reason, ttl_s=ttl_s), "Refuse deploys to {} from now on"
+        )
+    )
 
 
-@asks
-def unfreeze(where: Where) -> None:
+@says("yes", "confirm")
+def unfreeze(where: Where, say: Say) -> None:
     """Take deploys again.
 
     Example: configsvc unfreeze
@@ -147,12 +151,13 @@ def unfreeze(where: Where) -> None:
     from configsvc.cli.past import freezing
     from configsvc.cli.remote import call
 
-    call(freezing(where, lambda remote: remote.unfreeze()))
+    call(freezing(where, say, lambda remote: remote.unfreeze(), "Take deploys to {} again"))
 
 
-@asks
+@says("yes", "confirm")
 def own_keys(
     where: Where,
+    say: Say,
     patterns: Annotated[
         list[str] | None,
         typer.Argument(metavar="[PATTERN...]", help="The new list, in place of the old; * and ? are wild cards."),
@@ -170,4 +175,4 @@ def own_keys(
     from configsvc.cli.past import own_keys
     from configsvc.cli.remote import call
 
-    call(own_keys(where, [] if clear else patterns or None))
+    call(own_keys(where, say, [] if clear else patterns or None))

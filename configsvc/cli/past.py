@@ -9,11 +9,11 @@ import msgspec
 import typer
 
 from configsvc.cli import exits, misspelt, output, review
-from configsvc.cli.options import Where
+from configsvc.cli.options import Say, Where
 from configsvc.cli.output import json_text
 from configsvc.cli.remote import Remote, Scope
 from configsvc.cli.review import excerpt
-from configsvc.cli.writing import show_json
+from configsvc.cli.writing import ask, must_ask, show_json
 from configsvc_client import MISSING
 from configsvc_client.admin_link import Answer
 from configsvc_client.admin_types import (
@@ -210,10 +210,14 @@ def _served(asked: str, reads: Freshness | Status, service: Service) -> list[tup
     ]
 
 
-async def freezing(where: Where, attempt: Callable[[Remote], Awaitable[Frozen]]) -> None:
-    """Freeze a scope, or end that."""
+async def freezing(where: Where, say: Say, attempt: Callable[[Remote], Awaitable[Frozen]], question: str) -> None:
+    """Freeze a scope, or end that; `question` asks whether, with `{}` for the scope."""
     async with Remote(where) as remote:
-        await misspelt.refuse(remote, Scope(*await remote.scope()))
+        scope = Scope(*await remote.scope())
+        asks = must_ask(scope.environment, say)
+        await misspelt.refuse(remote, scope)
+        if asks:
+            ask(f"{question.format(scope)}?")
         found = await attempt(remote)
         if where.as_json:
             show_json(remote)
@@ -223,11 +227,16 @@ async def freezing(where: Where, attempt: Callable[[Remote], Awaitable[Frozen]])
             output.line(f"{found.namespace}/{found.environment} takes deploys")
 
 
-async def own_keys(where: Where, patterns: Sequence[str] | None) -> None:
+async def own_keys(where: Where, say: Say, patterns: Sequence[str] | None) -> None:
     """The patterns of a scope's own keys, one a line; with `patterns` after they were made these."""
     async with Remote(where) as remote:
-        if patterns:
-            await misspelt.warn(remote, Scope(*await remote.scope()))
+        if patterns is not None:
+            scope = Scope(*await remote.scope())
+            asks = must_ask(scope.environment, say)
+            await misspelt.warn(remote, scope)
+            if asks:
+                new, old = (output.printable(_some(list(one)) or "none") for one in (patterns, await remote.own_keys()))
+                ask(f"Name {new} as the keys of its own of {scope}, in place of {old}?")
         found = await remote.own_keys() if patterns is None else await remote.set_own_keys(patterns)
         if where.as_json:
             show_json(remote)

@@ -38,6 +38,29 @@ def test_production_wants_a_yes(shell):
     assert (code, "[y/N]" in seen) == (1, False)
 
 
+def test_production_wants_a_yes_for_what_makes_no_release_too(shell):
+    production = {"CONFIG_ENVIRONMENT": "production"}
+    scope = f"{shell.namespace}/production"
+    shell("set", "a", "1", "--yes", **production)
+    shell("own-keys", "old", "--yes", **production)
+    cases = [
+        (["freeze", "--for", "1h", "--reason", "x"], f"Refuse deploys to {scope} from now on?", "is frozen until"),
+        (["unfreeze"], f"Take deploys to {scope} again?", "takes deploys"),
+        (["own-keys", "b", "*.url"], f"Name b, *.url as the keys of its own of {scope}, in place of old?", "*.url"),
+        (["own-keys", "--clear"], f"Name none as the keys of its own of {scope}, in place of b, *.url?", ""),
+    ]
+    for words, question, done in cases:
+        assert "say --yes" in shell(*words, expect=2, **production)
+        assert "say --yes" in shell(*words, "--confirm", expect=2, CONFIG_ENVIRONMENT="staging")
+        code, seen = shell.at_terminal(*words, typed="n\n", **production)
+        assert (code, f"{question} [y/N]" in seen, "nothing was changed" in seen) == (1, True, True), seen
+        code, seen = shell.at_terminal(*words, typed="y\n", **production)
+        assert (code, done in seen) == (0, True)
+        shell(*words, "--yes", **production)
+    # To look is not to write.
+    assert shell("own-keys", **production) == ""
+
+
 @contextmanager
 def asking(shell, *words, **settings):
     """A command that has asked its question, and the terminal's other end."""

@@ -1,13 +1,16 @@
 """The page about scripts is run as it stands, against a service."""
 
 import json
+import re
 import subprocess
 import uuid
 from pathlib import Path
 
 import pytest
 
+import configsvc_client
 from configsvc.etcd.local import LocalEtcd
+from configsvc_client import backup_file
 from configsvc_client.admin import AdminClient, AdminError
 from tests.cli.commands import CONFIGSVC, environ, run
 from tests.docs.pages import HOWTO, fenced
@@ -47,6 +50,16 @@ def test_every_call_of_the_page_exists():
     calls = {word.partition("(")[0] for word in table.split("`") if "(" in word and word.endswith(")")}
     assert len(calls) > 20
     assert [one for one in calls if not callable(getattr(AdminClient, one, None))] == []
+
+
+def test_every_code_that_the_client_makes_is_explained():
+    sources = "".join(one.read_text("utf-8") for one in Path(configsvc_client.__file__).parent.glob("admin*.py"))
+    sources += Path(backup_file.__file__).read_text("utf-8")
+    # That of a HEAD, whose answer has no body, reaches nobody.
+    codes = set(re.findall(r'AdminError\(\s*"(\w+)"', sources)) - {"refused"}
+    assert len(codes) > 4
+    listed = (PAGE.parent.parent / "reference" / "errors.md").read_text("utf-8").partition("<!-- end -->")[2]
+    assert [one for one in codes if f"| `{one}` |" not in listed] == []
 
 
 def test_the_pipeline_of_the_page(url, tmp_path):

@@ -7,7 +7,7 @@ import copy
 import json
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -428,14 +428,34 @@ def encoded(value: Any, key: str = "") -> bytes:
         if isinstance(value, msgspec.Raw):
             msgspec.json.decode(value)
             return bytes(value)
-        return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         what = f"the value of {key!a}" if key else "this"
         raise InvalidOption(f"{what} cannot be sent as JSON: {error}") from None
 
+    for name in _names(value):
+        if not isinstance(name, str):
+            raise InvalidOption(f"{f'a name in the value of {key!a}' if key else 'a name'} must be text, not {name!r}")
+    return text
+
+
+def _names(value: Any) -> Iterator[Any]:
+    """Those of all mappings in a value: JSON makes texts of numbers, and who wrote 1 did not mean "1"."""
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case dict() as found:
+                yield from found
+                waiting += found.values()
+            case list() | tuple() as found:
+                waiting += found
+
 
 def _object(values: Mapping[str, Any]) -> bytes:
-    return b"{%b}" % b",".join(encoded(str(key)) + b":" + encoded(value, str(key)) for key, value in values.items())
+    for key in values:
+        if not isinstance(key, str):
+            raise InvalidOption(f"a key must be text, not {key!r}")
+    return b"{%b}" % b",".join(encoded(key) + b":" + encoded(value, key) for key, value in values.items())
 
 
 def _state(values: Any) -> bytes:

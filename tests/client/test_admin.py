@@ -319,6 +319,21 @@ async def test_arguments_that_cannot_be_right():
             AsyncAdminClient("http://a", timeout_s=wrong)
 
 
+@pytest.mark.parametrize("key", [1, None, True, 1.5, ("a",)])
+async def test_keys_are_text(key):
+    """JSON would make texts of some, which nobody wrote."""
+    async with serving(WRITTEN) as server, client(server) as admin:
+        for call in (
+            lambda: admin.deploy({key: 2}),
+            lambda: admin.deploy({"a": {key: 2}}),
+            lambda: admin.change({key: 2}),
+            lambda: admin.emergency("a", [{"b": {key: 2}}]),
+        ):
+            with pytest.raises(InvalidOption, match=r"must be text|keys must be str"):
+                await call()
+    assert server.seen == []
+
+
 async def test_pages_follow_each_other():
     def page(*numbers, following):
         rows = [

@@ -12,6 +12,7 @@ from configsvc.cli.deploying import deploy, plan, promote, rollback
 from configsvc.cli.dev import dev
 from configsvc.cli.get import get
 from configsvc.cli.looking import diff, drift, history, show, status
+from configsvc.cli.options import Paired, Valued
 from configsvc.cli.serve import serve
 from configsvc.cli.settings import settings
 from configsvc.cli.watch import watch
@@ -29,13 +30,13 @@ app.command()(settings)
 app.command()(get)
 app.command()(watch)
 app.command()(status)
-app.command(name="set")(set_)
+app.command(name="set", cls=Paired)(set_)
 app.command()(unset)
 app.command()(plan)
 app.command()(deploy)
 app.command()(promote)
 app.command()(rollback)
-app.command()(emergency)
+app.command(cls=Valued)(emergency)
 app.command()(freeze)
 app.command()(unfreeze)
 app.command()(own_keys)

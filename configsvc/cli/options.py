@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
+from typer.core import TyperCommand
 
 Url = Annotated[
     str | None,
@@ -161,6 +162,28 @@ def _with_options(command: Command, say: dict[str, Any], named: dict[str, Any] =
     run.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in (*own, *added)}
     return run
+
+
+class Valued(TyperCommand):
+    """A command that takes a value, which may begin with a dash; `way` is how such a one can be written."""
+
+    way = "comes after --"
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            # By its attributes: typer has brought this error from one place and another.
+            name = getattr(error, "option_name", None) or ""
+            if type(error).__name__ == "NoSuchOption" and not name.startswith("--"):
+                error.message += f"; a value that begins with - {self.way}"  # type: ignore[attr-defined]
+            raise
+
+
+class Paired(Valued):
+    """The same where a key and its value may be one word."""
+
+    way = "is written as KEY=-5, or comes after --"
 
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}

@@ -342,6 +342,21 @@ def test_files_that_cannot_be_deployed(shell, name, text, says):
     shell("history", expect=1)
 
 
+def test_values_that_begin_with_a_dash(shell):
+    hint = "a value that begins with - is written as KEY=-5, or comes after --"
+    assert f"Error: No such option: -5; {hint}" in shell("set", "j", "-5", expect=2)
+    assert "-0; a value that begins with - comes after --\n" in shell(
+        "emergency", "j", "-0.5", "--reason", "x", expect=2
+    )
+    for words in (["set", "j", "-5", "--strng"], ["unset", "-5"]):
+        assert shell(*words, expect=2).count("a value that begins") == (words[0] == "set")
+    assert "a value that begins" not in shell("set", "j", "--strng", expect=2)
+    shell("set", "j=-5", "k=-0.5")
+    shell("set", "l", "--", "-5")
+    shell("emergency", "m", "--reason", "x", "--", "-5")
+    assert [line.split("\t")[1] for line in shell("get").splitlines()] == ["-5", "-0.5", "-5", "-5"]
+
+
 def test_words_that_cannot_be_right(shell):
     shell.write("v.yaml", "a: 1\n")
     for words, says in (

@@ -71,6 +71,8 @@ class Hub:
         """Whether etcd's own state has been read; until then what is shown, if anything, comes from disk."""
         self.doubt = asyncio.Event()
         """Set while a reader claims a revision that this replica has not seen: the follower asks etcd who is right."""
+        self.ahead: set[Reader] = set()
+        """Readers of whose position this replica has yet to hear."""
         self.frames_sent: dict[str, int] = {}
         self.on_publish = on_publish
         self._complaints = Complaints(replica)
@@ -128,6 +130,9 @@ class Hub:
         self.moves += 1
         self.freshness.prove()
         self.look()
+        waiting, self.ahead = self.ahead, set()
+        for reader in waiting:
+            reader.poke()
 
     def remember(self, updates: Iterable[tuple[Update, datetime]]) -> None:
         """Show scopes as a file has them, each with the time at which it was last proved; before the first `rebase`."""
@@ -306,6 +311,7 @@ class Hub:
     def unsubscribe(self, reader: Reader) -> None:
         """End a reader; its scope's feed goes with the last one where the scope does not exist."""
         readers = self.readers.get(reader.scope)
+        self.ahead.discard(reader)
         if readers is not None:
             readers.discard(reader)
             if not readers:

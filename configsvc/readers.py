@@ -119,6 +119,7 @@ class Reader:
                 frames, after = _news(hub, before._replace(position=None), feed)
             else:
                 frames, after = _status(hub, before, "behind")
+                hub.ahead.add(self)
         if shared is not None:
             shared[before] = frames, after
         self._standing = after

@@ -126,6 +126,24 @@ def test_a_reader_ahead_waits_without_a_position_until_the_replica_has_caught_up
         assert kinds(reader.pull())[0] == ("change", 17)
 
 
+@pytest.mark.parametrize("how", ["listed", "proved", "another scope"])
+def test_a_reader_ahead_is_told_at_once_that_the_replica_has_caught_up(hub: Hub, how: str) -> None:
+    rebase(hub, 10, stored("a", 1, 4))
+    with hub.subscribe(SCOPE, EventId(hub.epoch(SCOPE), 15)) as reader:
+        reader.pull()
+        woken: list[bool] = []
+        reader.poke = lambda: woken.append(True)
+        if how == "listed":
+            rebase(hub, 17, stored("a", 1, 4))
+        elif how == "proved":
+            hub.prove(17)
+        else:
+            put(hub, 17, stored("a", 1, 17, Scope("other", "prod")))
+        assert woken
+        [(event, id, data)] = read(reader.pull())
+        assert (event, id, data["state"]) == ("status", 17, "live")
+
+
 def test_a_reader_beyond_the_store_itself_has_seen_another_history_and_gets_a_snapshot(
     hub: Hub, clock: FakeClock
 ) -> None:

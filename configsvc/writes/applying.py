@@ -128,7 +128,9 @@ class Applier:
         puts = list(txns.label_put(plan))
         compare = txns.guards(plan, view)
         if ticket:
-            receipt = Receipt(request=ticket.request, release=view.release or None, unchanged=True)
+            receipt = Receipt(
+                request=ticket.request, release=view.release or None, unchanged=True, warnings=list(plan.warnings)
+            )
             puts.append(Put(key=ticket.path, value=encode_record(receipt), lease=ticket.lease))
             compare += (txns.absent(ticket.path),)
         if puts and not (await self._sent(Txn(compare=compare, success=tuple(puts)))).succeeded:

@@ -358,7 +358,7 @@ class Writer:
     async def _repeated(self, view: View, receipt: Receipt, revision: int) -> Outcome:
         epoch = epoch_of(view.cluster_id, view.epoch or b"", "")
         changes: list[dict[str, Any]] = []
-        version, warnings = None, []
+        version, warnings = None, receipt.warnings
         found = await self.reading.manifest(view.scope, receipt.release) if receipt.release else None
         if found and not receipt.unchanged:
             head = view.head or Head()

@@ -219,6 +219,15 @@ async def test_it_is_known_after_a_restart_and_for_what_changed_nothing(any_etcd
         assert await api.values() == {"a": 2}
 
 
+async def test_what_changed_nothing_is_answered_with_the_same_warnings(api: Api) -> None:
+    await api.deploy({"a": 1})
+    await api.emergency("a", 9)
+    wanted = {"overrides": "keep", "headers": named("kept")}
+    first = await api.deploy({"a": 1}, **wanted)
+    assert (first["unchanged"], len(first["warnings"])) == (True, 1)
+    assert (await api.deploy({"a": 1}, **wanted))["warnings"] == first["warnings"]
+
+
 async def test_another_request_with_the_same_key_is_refused(api: Api) -> None:
     key = named("k")
     await api.deploy({"a": 1}, headers=key)

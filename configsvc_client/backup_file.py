@@ -116,6 +116,8 @@ class Saving:
         self._file: BinaryIO | None = None
         folder = self._path if self._is_folder else self._path.parent
         self._partial = folder / f".{uuid.uuid4().hex}.part"
+        if self._is_folder and self._path.exists() and not self._path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self._path))
         self._look()
 
     def begin(self) -> None:
@@ -167,8 +169,6 @@ class Saving:
             self._made = None
 
     def _look(self) -> None:
-        if self._is_folder and self._path.exists() and not self._path.is_dir() and self._file is None:
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self._path))
         if self._path.exists() and not self._path.is_dir() and not self._overwrite:
             raise FileExistsError(f"{self._path} is there already")
 

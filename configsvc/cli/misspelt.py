@@ -16,16 +16,16 @@ from configsvc_client.admin_types import Drift
 async def refuse(remote: Remote, scope: Scope) -> None:
     """End the command with 1 where nothing is stored in a scope."""
     if await _is_empty(remote):
-        exits.fail(exits.FAILED, await nothing_in(remote, scope))
+        exits.fail(exits.FAILED, await _nothing_in(remote, scope))
 
 
 async def warn(remote: Remote, scope: Scope) -> None:
     """Say so, and go on."""
     if await _is_empty(remote):
-        exits.warn(f"warning: {await nothing_in(remote, scope)}")
+        exits.warn(f"warning: {await _nothing_in(remote, scope)}")
 
 
-async def nothing_in(remote: Remote, scope: Scope) -> str:
+async def _nothing_in(remote: Remote, scope: Scope) -> str:
     """That nothing is stored in a scope, with near names of those that have something."""
     return f"nothing is stored in {scope}{did_you_mean(await near(remote, scope))}"
 

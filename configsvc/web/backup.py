@@ -26,7 +26,7 @@ async def save(request: web.Request) -> web.StreamResponse:
     namespace = _namespace(request)
     at = writer.now()
     pieces = backup.file(writer.etcd, namespace=namespace, by=context.identity(request).name, at=at)
-    with told():
+    with told(sent=False):
         first = await anext(pieces)
     name = name_of(namespace, at)
     response = web.StreamResponse(

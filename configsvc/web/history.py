@@ -20,7 +20,7 @@ DEFAULT_LIMIT = 50
 async def versions(request: web.Request) -> web.StreamResponse:
     """`GET /v1/versions/{ns}/{env}`."""
     query, scope = context.query(request), context.scope(request)
-    with told():
+    with told(sent=False):
         found = await history.page(_reading(request), scope, limit=_limit(query), after=query.get("after"))
     return answer(found)
 
@@ -29,7 +29,7 @@ async def version(request: web.Request) -> web.StreamResponse:
     """`GET /v1/versions/{ns}/{env}/{version}`."""
     scope = context.scope(request)
     manifest = await context.writer(request).find(scope, context.version(request))
-    with told():
+    with told(sent=False):
         return answer(await history.release(_reading(request), scope, manifest))
 
 
@@ -47,7 +47,7 @@ async def diff(request: web.Request) -> web.StreamResponse:
 async def key(request: web.Request) -> web.StreamResponse:
     """`GET /v1/history/{ns}/{env}/{key}`."""
     query, name = context.query(request), context.key(request)
-    with told():
+    with told(sent=False):
         found = await history.key_page(
             _reading(request), context.scope(request), name, limit=_limit(query), after=query.get("after")
         )
@@ -57,7 +57,7 @@ async def key(request: web.Request) -> web.StreamResponse:
 async def drift(request: web.Request) -> web.StreamResponse:
     """`GET /v1/drift/{ns}/{env}`."""
     scope, writer = context.scope(request), context.writer(request)
-    with told():
+    with told(sent=False):
         found = await history.drift(writer.reading, scope, writer.now())
     return answer({"namespace": scope.namespace, "environment": scope.environment} | msgspec.structs.asdict(found))
 

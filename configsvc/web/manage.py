@@ -115,7 +115,7 @@ async def promote(request: web.Request) -> web.StreamResponse:
     min_age_s = request.app[context.SETTINGS].promote_min_age_s
 
     async def prepare(view: View) -> Command:
-        with told():
+        with told(sent=False):
             found = await offered(writer.reading, source, min_age_s=min_age_s, now=datetime.fromisoformat(writer.now()))
         patterns = len(view.head.own) if view.head else 0
         return await off_loop(

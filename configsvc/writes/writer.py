@@ -299,7 +299,7 @@ class Writer:
 
         Raises `NotFound` (`release_not_found`, `release_pruned`).
         """
-        with told():
+        with told(sent=False):
             number = version.number
             label = await self.reading.labelled(scope, version.label) if version.label is not None else None
             if label is not None:
@@ -313,7 +313,7 @@ class Writer:
 
     async def newest(self, scope: Scope) -> Manifest:
         """The head's release. Raises `NotFound` where there is none."""
-        with told():
+        with told(sent=False):
             head = decoded(await self.reading.head(scope))
             found = await self.reading.manifest(scope, head.release) if head and head.release else None
             if found is None:
@@ -322,12 +322,12 @@ class Writer:
 
     async def state_at(self, scope: Scope, number: int) -> dict[str, bytes]:
         """The entries as a release left them. Raises `NotFound` (`release_not_found`, `release_pruned`)."""
-        with told():
+        with told(sent=False):
             return await self.reading.state_at(scope, number)
 
     async def deployed_at(self, scope: Scope, manifest: Manifest) -> tuple[dict[str, bytes], tuple[str, ...]]:
         """The entries that a release deployed, see `Reading.deployed_at`."""
-        with told():
+        with told(sent=False):
             return await self.reading.deployed_at(scope, manifest)
 
     # ---- receipts ---------------------------------------------------------------------------------------------------
@@ -402,7 +402,7 @@ class Writer:
 
     async def head(self, scope: Scope) -> Head:
         """The scope's head, an empty one where there is none."""
-        with told():
+        with told(sent=False):
             return decoded(await self.reading.head(scope)) or Head()
 
     async def _set_head(self, scope: Scope, change: Callable[[Head], Head]) -> Head:

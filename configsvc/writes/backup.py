@@ -144,7 +144,9 @@ def _saved(scope: Scope, records: _Records) -> Saved:
         if manifest := _readable(decode_manifest, records.history.get(txns.manifest_path(scope, head.release))):
             digest = manifest.digest
     found = _overrides(scope, records.pending)
-    overrides = {key: found[key] for key in pending(head.overrides if head else {}, found) if key in found}
+    # Without a head that reads, what is pending is known by its records alone.
+    named = pending(head.overrides, found) if head is not None and head.release else found
+    overrides = {key: found[key] for key in named if key in found}
     if head is not None and (left := _left(scope, head, records.history)) is not None:
         hands = {key for key in records.entries.keys() | left.keys() if records.entries.get(key) != left.get(key)}
         overrides, is_known = _with_hands(head, overrides, hands, left)

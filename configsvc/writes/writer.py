@@ -409,9 +409,10 @@ class Writer:
         with told():
             for _ in range(TRIES):
                 view = await self._settled_view(scope, None)
-                if view.head is None and view.head_raw is not None:
+                if view.head is None and view.is_headless:
                     raise Conflict(
-                        f"the head of {scope} cannot be read; `configsvc repair` makes a release of what is there",
+                        f"the head of {scope} cannot be read, or is gone; `configsvc repair` makes a release "
+                        "of what is there",
                         code="write_conflict",
                     )
                 head = change(view.head or Head())

@@ -79,6 +79,9 @@ async def test_no_freeze_in_the_place_of_a_head_that_does_not_read(api: Api, sto
     assert (refused.status, refused.code) == (409, "write_conflict")
     assert "configsvc repair" in refused.json["detail"]
     assert await stored(store, head_path(scope_of(api))) == b"garbage"
+    await delete(store.gateway, head_path(scope_of(api)))
+    assert (await api.ask("PUT", "/v1/freeze/{ns}/production", reason="x", ttl_s=60)).code == "write_conflict"
+    assert (await api.ask("PUT", "/v1/own-keys/{ns}/production", ["a"])).code == "write_conflict"
 
 
 async def test_records_of_overrides_that_are_no_keys(api: Api, store: Store) -> None:

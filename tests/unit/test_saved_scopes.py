@@ -31,7 +31,7 @@ class Items:
     """A scope as a backup has it: release 1 deployed `a` and `b`, release 3 changed `b`; 2 was given up."""
 
     def __init__(self) -> None:
-        self.head = Head(release=3, version="v1", id="id3", deployed=1)
+        self.head: Head | None = Head(release=3, version="v1", id="id3", deployed=1)
         self.entries = {"a": raw(1), "b": raw(2)}
         self.overrides: dict[str, Override] = {}
         self.manifests = [
@@ -47,7 +47,8 @@ class Items:
 
     def saved(self) -> Saved:
         items = {entry_path(SCOPE, key): value for key, value in self.entries.items()}
-        items[head_path(SCOPE)] = encode_head(self.head, None)
+        if self.head is not None:
+            items[head_path(SCOPE)] = encode_head(self.head, None)
         for key, override in self.overrides.items():
             items[overrides_prefix(SCOPE) + key.encode()] = encode_record(override)
         for manifest in self.manifests:
@@ -63,6 +64,13 @@ class Items:
 def test_as_the_release_left_it_nothing_is_pending() -> None:
     saved = Items().saved()
     assert (saved.overrides, saved.version, saved.digest) == ({}, "v1", "d3")
+
+
+def test_without_a_head_the_records_tell_what_is_pending() -> None:
+    items = Items()
+    items.head = None
+    items.overrides = {"a": Override(release=2, returns=raw(1), by="ann", reason="fire")}
+    assert items.saved().overrides == items.overrides
 
 
 def test_what_was_put_by_hand_is_pending() -> None:

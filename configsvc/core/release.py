@@ -8,12 +8,13 @@ it was. A name that begins with `/` is a whole key of etcd, a record beside the 
 entry's key has a `/`. Pure.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from configsvc.core.model import FORMAT, Unreadable
+from configsvc.core.model import FORMAT, Scope, Unreadable, is_key, overrides_prefix
 
 CHUNK_BYTES = 512 * 1024
 CHECKPOINT_EVERY = 50
@@ -190,6 +191,18 @@ def decode_content(content: bytes) -> list[Written]:
 def entries_of(content: Iterable[Written]) -> Iterator[Written]:
     """The records about entries, without those about keys beside them."""
     return (record for record in content if not record.key.startswith("/"))
+
+
+def overrides_of(records: Iterable[tuple[bytes, bytes]], scope: Scope) -> dict[str, Override]:
+    """The overrides of a scope by key, of their records in etcd. What does not read is none."""
+    prefix = len(overrides_prefix(scope))
+    found: dict[str, Override] = {}
+    for path, raw in records:
+        with contextlib.suppress(Unreadable, UnicodeDecodeError):
+            key = path[prefix:].decode()
+            if is_key(key):
+                found[key] = decode_override(raw)
+    return found
 
 
 def pending(known: Mapping[str, int], records: Mapping[str, Override]) -> dict[str, int]:

@@ -6,7 +6,6 @@ Scopes that the backup does not have are left alone.
 """
 
 import asyncio
-import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
 from typing import Any, TypeVar
@@ -16,7 +15,7 @@ import msgspec
 from configsvc.core.backup import Contents, Head, Writing
 from configsvc.core.commands import About, Command, Restore, View
 from configsvc.core.documents import shown
-from configsvc.core.draft import names
+from configsvc.core.draft import BY_HAND, names
 from configsvc.core.model import (
     MAX_HEAD_BYTES,
     MAX_NUMBER,
@@ -30,16 +29,22 @@ from configsvc.core.model import (
     decode_head,
     epoch_path,
     head_path,
-    is_key,
     labels_prefix,
     locate,
     manifests_prefix,
-    overrides_prefix,
     releases_prefix,
     schema_path,
 )
 from configsvc.core.model import Head as StoredHead
-from configsvc.core.release import Override, chain, decode_content, decode_manifest, decode_override, pending, replay
+from configsvc.core.release import (
+    Override,
+    chain,
+    decode_content,
+    decode_manifest,
+    overrides_of,
+    pending,
+    replay,
+)
 from configsvc.errors import ConfigSvcError, Conflict, InvalidRequest
 from configsvc.etcd.ops import Etcd, Put, Range, Txn
 from configsvc.writes import txns
@@ -143,7 +148,7 @@ def _saved(scope: Scope, records: _Records) -> Saved:
             is_torn = not _undone(scope, head, head.applying, records)
         if manifest := _readable(decode_manifest, records.history.get(txns.manifest_path(scope, head.release))):
             digest = manifest.digest
-    found = _overrides(scope, records.pending)
+    found = overrides_of(records.pending.items(), scope)
     # Without a head that reads, what is pending is known by its records alone.
     named = pending(head.overrides, found) if head is not None and head.release else found
     overrides = {key: found[key] for key in named if key in found}
@@ -162,18 +167,6 @@ def _saved(scope: Scope, records: _Records) -> Saved:
         digest=digest,
         is_torn=is_torn,
     )
-
-
-def _overrides(scope: Scope, records: Mapping[bytes, bytes]) -> dict[str, Override]:
-    """The records of a scope's overrides that can be read, by key."""
-    prefix = len(overrides_prefix(scope))
-    found: dict[str, Override] = {}
-    for path, raw in records.items():
-        with contextlib.suppress(Unreadable, UnicodeDecodeError):
-            key = path[prefix:].decode()
-            if is_key(key):
-                found[key] = decode_override(raw)
-    return found
 
 
 def _left(scope: Scope, head: StoredHead, history: Mapping[bytes, bytes]) -> dict[str, bytes] | None:
@@ -207,13 +200,14 @@ def _with_hands(
     found = {key: one for key, one in overrides.items() if key not in hands}
     if not head.deployed:
         return found, True
-    found |= {key: msgspec.structs.replace(overrides[key], expires_at=None) for key in hands & overrides.keys()}
+    by_hand = {"by": "somebody", "reason": BY_HAND, "expires_at": None}
+    found |= {key: msgspec.structs.replace(overrides[key], **by_hand) for key in hands & overrides.keys()}
     others = hands - overrides.keys()
     # The number will be the restore's.
     if others and len(msgspec.json.encode(dict.fromkeys(found.keys() | others, MAX_NUMBER))) > MAX_NAMED_BYTES:
         return found, False
     for key in others:
-        found[key] = Override(release=head.release, returns=left.get(key), by="somebody", reason="changed by hand")
+        found[key] = Override(release=head.release, returns=left.get(key), by="somebody", reason=BY_HAND)
     return found, True
 
 

@@ -9,6 +9,8 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+import msgspec
+
 from configsvc.core.commands import Stored, View
 from configsvc.core.model import (
     Head,
@@ -18,7 +20,6 @@ from configsvc.core.model import (
     decode_head,
     epoch_path,
     head_path,
-    is_key,
     labels_prefix,
     locate,
     manifests_prefix,
@@ -30,7 +31,6 @@ from configsvc.core.release import (
     DEPLOYING,
     Label,
     Manifest,
-    Override,
     Written,
     chain,
     decode_content,
@@ -38,6 +38,7 @@ from configsvc.core.release import (
     decode_manifest,
     decode_override,
     manifest_name,
+    overrides_of,
     replay,
     size_of,
 )
@@ -135,12 +136,10 @@ class Reading:
         self._note_size(scope, stored.kvs)
         head = decoded(head_kv)
         past = await self._past(scope, head.release, head.id, revision) if head and head.release else None
-        # Without a head that reads nobody can say what the last release left.
-        lost = (head_kv and not head) or (newest and not (head and head.release))
-        expected: Mapping[str, bytes] | None = None if lost else {}
+        expected: Mapping[str, bytes] | None = {}
         if head and head.release:
             expected = past.entries if past else None
-        return View(
+        view = View(
             scope=scope,
             revision=revision,
             cluster_id=answer.header.cluster_id,
@@ -151,7 +150,7 @@ class Reading:
             newest=max((_number(kv.key) for kv in newest), default=0),
             entries=await off_loop(len(stored.kvs), _entries, stored.kvs),
             expected=expected,
-            overrides=_overrides(pending.kvs, scope),
+            overrides=overrides_of(((kv.key, kv.value) for kv in pending.kvs), scope),
             schema=schema_kv.value if schema_kv else None,
             schema_mod=schema_kv.mod_revision if schema_kv else 0,
             epoch=epoch_kv.value if epoch_kv else None,
@@ -159,6 +158,8 @@ class Reading:
             label_mod=label_kv.mod_revision if label and label_kv else 0,
             recent=sum(_is_since(kv, since) for kv in newest) if max_recent else 0,
         )
+        # Without a head that reads nobody can say what the last release left.
+        return msgspec.structs.replace(view, expected=None) if view.is_headless else view
 
     async def head(self, scope: Scope) -> KeyValue | None:
         """The scope's head as it is stored now."""
@@ -380,16 +381,3 @@ def _label(kv: KeyValue | None) -> Label | None:
 def _entries(kvs: Sequence[KeyValue]) -> dict[str, Stored]:
     places = ((locate(kv.key), kv) for kv in kvs)
     return {place.name: Stored(kv.value, kv.mod_revision) for place, kv in places if place.kind == "entry"}
-
-
-def _overrides(kvs: Sequence[KeyValue], scope: Scope) -> dict[str, Override]:
-    prefix = len(overrides_prefix(scope))
-    found: dict[str, Override] = {}
-    for kv in kvs:
-        try:
-            key = kv.key[prefix:].decode()
-            if is_key(key):
-                found[key] = decode_override(kv.value)
-        except (Unreadable, UnicodeDecodeError):
-            continue
-    return found

@@ -28,8 +28,6 @@ from configsvc.core.model import (
     encode_head,
     epoch_of,
     head_path,
-    locate,
-    scope_prefix,
 )
 from configsvc.core.plan import Plan, base_of, changes_of, differences, kind_of, plan
 from configsvc.core.release import Manifest, Receipt, decode_receipt
@@ -38,21 +36,18 @@ from configsvc.errors import (
     Conflict,
     InvalidRequest,
     NotFound,
-    PreconditionFailed,
     Unprocessable,
 )
 from configsvc.etcd.ops import (
     Ambiguous,
-    Compacted,
     Delete,
-    FutureRevision,
-    KeyValue,
     Put,
     Range,
     Txn,
 )
 from configsvc.writes import txns
 from configsvc.writes.applying import MAX_STEPS, Applier, LeaseLost, Moved, Ticket, WriterEtcd
+from configsvc.writes.conditions import check_unchanged
 from configsvc.writes.observed import Observer, Seen
 from configsvc.writes.reading import Reading, decoded
 from configsvc.writes.telling import told
@@ -177,7 +172,7 @@ class Writer:
                 attempt = msgspec.structs.replace(about, id=about.id if tries == 1 else f"{about.id}.{tries}")
                 try:
                     if if_match:
-                        await self._check_unchanged(view, if_match)
+                        await check_unchanged(self.etcd, view, if_match)
                     command = await prepare(view)
                     seen.kind = kind_of(command)
                     found = await self._plan(command, view, attempt)
@@ -268,29 +263,6 @@ class Writer:
             weight(before.values()) + weight(now.values()), differences, before, now
         )
         return error
-
-    async def _check_unchanged(self, view: View, known: EventId) -> None:
-        """`If-Match`: the scope is as it was at a revision, by etcd's own past."""
-        epoch = epoch_of(view.cluster_id, view.epoch or b"", "")
-        why = None
-        if epoch != known.epoch:
-            why = f"its history is {epoch} now"
-        else:
-            try:
-                past = await self.etcd.list(scope_prefix(view.scope), revision=known.revision)
-                why = await off_loop(len(past.kvs), _changed_since, past.kvs, view)
-                if view.schema_mod > known.revision:
-                    why = why or "its schema has changed since"
-            except Compacted:
-                why = "that is too long ago to tell"
-            except FutureRevision:
-                why = "etcd has not been there yet"
-        if why:
-            raise PreconditionFailed(
-                f"{view.scope} is not as it was at revision {known.revision}: {why}; read it again",
-                revision=view.revision,
-                epoch=epoch,
-            )
 
     # ---- the past ---------------------------------------------------------------------------------------------------
 
@@ -470,22 +442,6 @@ def _named(command: Command) -> Iterable[bytes]:
             return ()
         case _:
             return command.entries.values()
-
-
-def _changed_since(past: Iterable[KeyValue], view: View) -> str | None:
-    """What is not as it was, for its readers: a freeze is no change, nor is the touch of a head."""
-    then: dict[str, int] = {}
-    head = None
-    for kv in past:
-        place = locate(kv.key)
-        if place.kind == "entry":
-            then[place.name] = kv.mod_revision
-        elif place.kind == "head":
-            head = decoded(kv)
-    if then != {key: stored.mod_revision for key, stored in view.entries.items()}:
-        return "its values have changed since"
-    was, now = head or Head(), view.head or Head()
-    return None if (was.release, was.id) == (now.release, now.id) else "it has another release"
 
 
 async def _outcome(found: Plan, view: View, revision: int, epoch: bytes | None) -> Outcome:

@@ -260,7 +260,7 @@ async def test_no_timer_ends_what_a_hand_put_over_an_emergency(api: Api, store: 
     assert [
         (one["key"], one["value"], one["returns"], one["reason"], one["expires_at"])
         for one in (await api.drift())["overrides"]
-    ] == [("a", 9, 1, "night", None), ("b", 9, 1, "night", None)]
+    ] == [("a", 9, 1, "changed by hand", None), ("b", 9, 1, "changed by hand", None)]
 
 
 async def test_the_schema_comes_back_too(full: Api, store: Store) -> None:

@@ -83,13 +83,14 @@ def test_what_was_put_by_hand_is_pending() -> None:
     }
 
 
-def test_over_an_override_it_has_that_one_s_record_and_no_timer() -> None:
+def test_over_an_override_it_has_what_that_one_returns_to_and_no_timer() -> None:
+    """Who made the override did not make this value."""
     items = Items()
     items.overrides = {key: Override(release=3, returns=raw(1), expires_at=LATER, by="ann") for key in "ab"}
     items.head = msgspec.structs.replace(items.head, overrides={"a": 3, "b": 3})
     items.entries["a"] = raw(9)
     kept = items.overrides["a"]
-    assert items.saved().overrides == {"a": msgspec.structs.replace(kept, expires_at=None), "b": kept}
+    assert items.saved().overrides == {"a": msgspec.structs.replace(kept, expires_at=None, **HAND), "b": kept}
 
 
 def test_before_the_first_deploy_it_overrides_nothing() -> None:
@@ -121,7 +122,7 @@ def test_more_than_a_head_could_name_is_taken_for_deployed_and_has_no_label() ->
     items.head = msgspec.structs.replace(items.head, overrides={"a": 3})
     items.entries |= {f"{'x' * 200}{number}": raw(1) for number in range(2000)} | {"a": raw(9)}
     saved = items.saved()
-    assert saved.overrides == {"a": Override(release=3, returns=raw(1))}
+    assert saved.overrides == {"a": Override(release=3, returns=raw(1), **HAND)}
     assert (saved.version, saved.digest) == (None, None)
 
 

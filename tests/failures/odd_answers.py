@@ -8,7 +8,7 @@ from configsvc_client.protocol import Baseline, encode
 from configsvc_client.sse import encode as encode_sse
 from tests.client.support import CUT, HOLD, OTHER_EPOCH, Beat, Service, answer, change, snapshot, state, status
 from tests.failures.page import AFTER
-from tests.failures.world import CALM, KINDS, World, scenario
+from tests.failures.world import KINDS, World, scenario
 
 Steps = Generator[None, None, None]
 
@@ -42,8 +42,7 @@ def one_of_two(world: World) -> Steps:
         good = [snapshot({"a": 1}, 5), status(5)]
         services = Service([*good, HOLD]), Service([*good, Beat(status(5))])
         urls = [world.stack.enter_context(service.run_in_thread()).url for service in services]
-        # Long enough to get to the other one also on a busy machine.
-        world.connect(kind, urls, heartbeat_s=1)
+        world.connect(kind, urls)
     yield
 
 
@@ -56,7 +55,7 @@ def says_stale(world: World) -> Steps:
 @scenario("the service shows another epoch: etcd was restored")
 def another_epoch(world: World) -> Steps:
     theirs = [snapshot({"a": 2}, 2, epoch=OTHER_EPOCH), Beat(status(2, epoch=OTHER_EPOCH))]
-    world.serve(theirs, more=lambda _: CALM)
+    world.serve(theirs)
     world.go()
     yield
 
@@ -110,7 +109,7 @@ def token_goes(world: World) -> Steps:
 def token_rotates(world: World) -> Steps:
     token: Path = world.folder / "token"
     token.write_text("old")
-    world.serve([CUT], [Beat(status(5))], more=lambda _: {"token_file": token, **CALM})
+    world.serve([CUT], [Beat(status(5))], more=lambda _: {"token_file": token})
     token.write_text("new")
     world.go()
     yield
@@ -122,4 +121,4 @@ def token_rotates(world: World) -> Steps:
 def another_type(world: World) -> Steps:
     after = [change(50, {"a": AFTER}), Beat(status(50))]
     stored = change(6, {"a": "1"})
-    yield from until_the_end(world, [stored, Beat(status(6), until=world.done), *after], more=lambda _: CALM)
+    yield from until_the_end(world, [stored, Beat(status(6), until=world.done), *after])

@@ -21,7 +21,7 @@ from tests.support.process import Hand, ServiceProcess, sidecar
 Steps = Generator[None, None, None]
 
 
-def service(world: World, etcd: Any, heartbeat_s: float = 0.5) -> tuple[ServiceProcess, Hand]:
+def service(world: World, etcd: Any, heartbeat_s: float = HEARTBEAT_S) -> tuple[ServiceProcess, Hand]:
     """A service of its own scope, with both clients, and a hand that writes to its etcd."""
     made = sidecar(etcd, world.folder / "service", {"a": 1}, heartbeat_s)
     process, hand = world.stack.enter_context(made)
@@ -96,7 +96,7 @@ class Remote:
 
 @scenario("the application is suspended for longer than two heartbeats, and goes on")
 def suspended(world: World) -> Steps:
-    servers = [world.stack.enter_context(ConfigServer({"a": 1}, **NAMES, heartbeat_s=HEARTBEAT_S / 2)) for _ in KINDS]
+    servers = [world.stack.enter_context(ConfigServer({"a": 1}, **NAMES, heartbeat_s=HEARTBEAT_S / 4)) for _ in KINDS]
     command = [sys.executable, "-m", "tests.failures.app", str(HEARTBEAT_S), *NAMES.values()]
     app = subprocess.Popen(
         [*command, *(server.url for server in servers)],
@@ -122,7 +122,7 @@ def suspended(world: World) -> Steps:
     ask()
     world.seats = [Remote(ask, number) for number in range(len(KINDS))]
     app.send_signal(signal.SIGSTOP)
-    time.sleep(4 * HEARTBEAT_S)
+    time.sleep(3 * HEARTBEAT_S)
     for server in servers:
         server.set("a", 2)
     app.send_signal(signal.SIGCONT)

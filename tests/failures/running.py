@@ -12,7 +12,7 @@ import pytest
 
 from configsvc_client import AsyncConfigClient
 from tests.client.support import Beat, change, eventually_sync, status
-from tests.failures.world import CALM, HEARTBEAT_S, World, jump_clock, scenario
+from tests.failures.world import HEARTBEAT_S, World, jump_clock, scenario
 
 Steps = Generator[None, None, None]
 YEARS_S = 10 * 365 * 86_400
@@ -20,7 +20,9 @@ YEARS_S = 10 * 365 * 86_400
 
 @scenario("a callback raises")
 def callback_raises(world: World) -> Steps:
-    world.serve([change(6, {"a": 2}), Beat(status(6))], more=lambda _: CALM)
+    world.serve(
+        [change(6, {"a": 2}), Beat(status(6))],
+    )
 
     def broken(_: object) -> None:
         raise RuntimeError("from the application")
@@ -32,7 +34,7 @@ def callback_raises(world: World) -> Steps:
 
 
 def jump(world: World, seconds: float) -> Steps:
-    world.serve_well(heartbeat_s=0.5)
+    world.serve_well()
     jump_clock(world.monkeypatch, seconds)
     revisions = [seat.client.status.revision for seat in world.seats]
     # Until all was proved again, so that whatever looks at the wrong clock has had its chance.
@@ -67,7 +69,7 @@ def loop_blocked(world: World) -> Steps:
     world.seats = [seat]
 
     async def block() -> tuple[list[str], int]:
-        time.sleep(4 * HEARTBEAT_S)
+        time.sleep(3 * HEARTBEAT_S)
         return seat.status(), await seat.client.get_int("a", default=0)
 
     seen, read = asyncio.run_coroutine_threadsafe(block(), world.loop).result(60)
@@ -90,7 +92,7 @@ def small_disks(world: World) -> list[Path]:
 
 
 def keeping(folders: list[Path]) -> Any:
-    return lambda number: {"cache_dir": folders[number], **CALM}
+    return lambda number: {"cache_dir": folders[number]}
 
 
 @scenario("the disk of the last-known-good file is full")

@@ -23,14 +23,13 @@ TUNING = Tuning(
     backoff=QUICK,
     slow_backoff=QUICK,
     stream_retry=QUICK,
-    connect_timeout_s=0.5,
+    connect_timeout_s=2,
     believe_after_s=1000,
-    first_poll_after_s=0.1,
+    first_poll_after_s=1,
     max_event_bytes=200_000,
 )
-HEARTBEAT_S = 0.2
-CALM: Any = {"heartbeat_s": 2}
-"""For what has to stay live also on a busy machine."""
+HEARTBEAT_S = 1.0
+"""Of all clients: what they call a silence is longer than a busy machine holds anybody up."""
 KINDS = (ConfigClient, AsyncConfigClient)
 NAMES: Any = SCOPE
 More = Callable[[int], dict[str, Any]]
@@ -116,13 +115,13 @@ class World:
     def end(self) -> None:
         """Let the scripts be over: what connects then gets a good service's stream with another value."""
         for service in self.services:
-            service.scripts = [[snapshot({"a": AFTER}, 50), Beat(status(50), HEARTBEAT_S)]]
+            service.scripts = [[snapshot({"a": AFTER}, 50), Beat(status(50), 0.75 * HEARTBEAT_S)]]
         self.done.go()
 
     def serve_well(self, more: More | None = None, **options: Any) -> list[ConfigServer]:
         """Clients of servers that work."""
         for number, kind in enumerate(KINDS):
-            server = self.stack.enter_context(ConfigServer({"a": 1}, **NAMES, heartbeat_s=HEARTBEAT_S / 2))
+            server = self.stack.enter_context(ConfigServer({"a": 1}, **NAMES, heartbeat_s=HEARTBEAT_S / 4))
             self.servers.append(server)
             self.connect(kind, server.url, **{**options, **(more(number) if more else {})})
         return self.servers

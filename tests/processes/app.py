@@ -22,6 +22,8 @@ OPTIONS: dict[str, Any] = {
     "heartbeat_s": 60,
     "cache_dir": "off",
     "tuning": Tuning(first_poll_after_s=60),
+    # Half of it bounds the setting above.
+    "start_timeout_s": 120,
 }
 
 

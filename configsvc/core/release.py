@@ -84,8 +84,8 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to a request that carried an `Idempotency-Key`: what it asked for, and the release that it made.
 
-    `release` is the scope's where the request changed nothing; `warnings` is then what was told of it. The record's own
-    `mod_revision` is the release's revision: it is put again when an apply window closes.
+    Where the request changed nothing, `release` is the scope's, and `revision` and `warnings` are what was told of it.
+    Else the record's own `mod_revision` is the release's revision: it is put again when an apply window closes.
     """
 
     format: int = FORMAT
@@ -93,6 +93,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     release: int | None
     id: str = ""
     unchanged: bool = False
+    revision: int = 0
     warnings: list[str] = []
 
 

@@ -75,9 +75,15 @@ async def restore(request: web.Request) -> web.StreamResponse:
 
 
 def _namespace(request: web.Request) -> str | None:
-    """Which namespace is meant; a sidecar has but one."""
+    """Which namespace is meant; a sidecar has but one, and none whole where it follows one environment."""
     asked: str | None = context.query(request).get("namespace")
-    own = request.app[context.SETTINGS].service_name
-    if own and asked not in (None, own):
-        raise Forbidden(f"this sidecar follows {own}/*, not {asked}", code="outside_sidecar", follows=f"{own}/*")
+    settings = request.app[context.SETTINGS]
+    own = settings.service_name
+    if own and (settings.environment or asked not in (None, own)):
+        follows = f"{own}/{settings.environment or '*'}"
+        raise Forbidden(
+            f"this sidecar follows {follows}, not {asked or own}/*; a backup has whole ones: ask a central service",
+            code="outside_sidecar",
+            follows=follows,
+        )
     return asked or own

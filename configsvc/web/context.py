@@ -128,7 +128,7 @@ def readable_scopes(request: web.Request) -> Iterator[Scope]:
 
 def unrouted(request: web.Request) -> NotFound:
     """The answer to a path that no route has, with those that look like it."""
-    routes = [r.path for r in request.app[ROUTES]]
+    routes = list(dict.fromkeys(r.path for r in request.app[ROUTES]))
     head = "/".join(request.path.split("/")[:3])
     alike = [path for path in routes if path.startswith(head)] if len(head) > 3 else []
     hint = ", ".join(alike or routes[:3])

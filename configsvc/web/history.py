@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from configsvc.core.model import value_of
+from configsvc.core.model import decode_entry, value_of
 from configsvc.core.plan import differences
 from configsvc.web import context, syntax
 from configsvc.web.manage import answer
@@ -62,12 +62,12 @@ async def drift(request: web.Request) -> web.StreamResponse:
     return answer({"namespace": scope.namespace, "environment": scope.environment} | msgspec.structs.asdict(found))
 
 
-async def state(request: web.Request, wanted: syntax.Version) -> web.StreamResponse:
-    """`GET /v1/config/{ns}/{env}?release=`: the stored values as a release left them, without schema defaults."""
+async def state(request: web.Request, wanted: syntax.Version, view: str) -> web.StreamResponse:
+    """`GET /v1/config/{ns}/{env}?release=`: what was stored as a release left it, without schema defaults."""
     scope, writer = context.scope(request), context.writer(request)
     manifest = await writer.find(scope, wanted)
     entries = await writer.state_at(scope, manifest.number)
-    values = await off_loop(len(entries), _values, entries)
+    found = await off_loop(len(entries), _values if view == "values" else _entries, entries)
     return answer(
         {
             "namespace": scope.namespace,
@@ -75,15 +75,24 @@ async def state(request: web.Request, wanted: syntax.Version) -> web.StreamRespo
             "epoch": request.app[context.HUB].epoch(scope),
             "release": manifest.number,
             "version": manifest.version,
-            "values": values,
+            view: found,
         }
     )
 
 
-def _values(entries: dict[str, bytes]) -> dict[str, msgspec.Raw]:
+def _values(entries: dict[str, bytes]) -> dict[str, Any]:
     """The values that can be read, by key."""
     found = ((name, value_of(raw)) for name, raw in sorted(entries.items()))
     return {name: msgspec.Raw(value) for name, value in found if value is not None}
+
+
+def _entries(entries: dict[str, bytes]) -> dict[str, Any]:
+    """The entries that can be read, by key. They have no revision: that would be of where they lie now."""
+    found: dict[str, Any] = {}
+    for name, value in _values(entries).items():
+        entry = decode_entry(entries[name])
+        found[name] = {"value": value, "version": entry.version, "source": "stored", "metadata": entry.metadata}
+    return found
 
 
 def _reading(request: web.Request) -> Reading:

@@ -24,12 +24,13 @@ from configsvc.core.schema import object_keys
 from configsvc.errors import ConfigSvcError
 from configsvc.web import bodies, context
 from configsvc.web.problems import TYPE
+from configsvc.web.syntax import StateTag
 from configsvc.writes import promotion
 from configsvc.writes.promotion import offered
 from configsvc.writes.telling import told
 from configsvc.writes.threads import off_loop
 from configsvc.writes.writer import Key, Outcome, Prepare, Writer
-from configsvc_client.protocol import format_time
+from configsvc_client.protocol import EventId, format_time
 
 SEEN_S = 2.0
 """How long an answer waits until this replica's own readers see the write."""
@@ -220,7 +221,7 @@ async def write(request: web.Request, prepare: Prepare, *, label: str | None = N
             about_it,
             label=label,
             dry_run=dry_run,
-            if_match=context.header(request, "If-Match"),
+            if_match=_known(request, scope),
             key=Key(about_it.by, key, _digest(request)) if key and not dry_run else None,
         )
         if not dry_run:
@@ -235,6 +236,22 @@ async def write(request: web.Request, prepare: Prepare, *, label: str | None = N
         # Not needed, with min_revision at hand; but who reads here next should not wonder.
         await hub.reached(scope, found.revision, None, SEEN_S)
     return answer(_done(found))
+
+
+def _known(request: web.Request, scope: Scope) -> EventId | None:
+    """The state that the sender has read, if `If-Match` says one.
+
+    The tag that this replica shows now has stood until what it has proved since. Of a scope that rests, etcd has long
+    forgotten the tag's own revision; and what nobody can read moves no tag.
+    """
+    known: StateTag | None = context.header(request, "If-Match")
+    if known is None:
+        return None
+    hub = request.app[context.HUB]
+    feed = hub.feed(scope)
+    if feed is None or feed.etag != known.tag:
+        return known.state
+    return EventId(known.state.epoch, hub.proved(scope))
 
 
 def note(request: web.Request, found: Outcome, about: About) -> None:

@@ -112,6 +112,26 @@ class PastValues(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     values: dict[str, Any]
 
 
+class PastEntry(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What was stored under one key: `value` is any JSON."""
+
+    value: Any
+    version: str | None
+    source: Literal["stored"]
+    metadata: dict[str, Any] | None
+
+
+class PastEntries(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The same with what else was stored with each value (`view=entries`)."""
+
+    namespace: str
+    environment: str
+    epoch: Epoch
+    release: Release
+    version: str | None
+    entries: dict[str, PastEntry]
+
+
 class ReleaseRow(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A release. `changed` counts its keys."""
 

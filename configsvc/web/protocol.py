@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 from aiohttp import http_exceptions, web
+from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
 
 from configsvc.errors import ConfigSvcError, HeadersTooLarge, Internal, InvalidRequest, RequestTimeout
@@ -125,17 +126,22 @@ class Protocol(RequestHandler):
         if self._first is not None:
             self._first.cancel()
             self._first = None
+        received = self._request_count
         if not self._aligned or not data:
             super().data_received(data)
         elif self._answered_before(data):
             return
         else:
             self._receive_head(data)
-        # While a request is being answered, what arrives is its body or belongs to a later one.
-        waiting = self._waiter is not None and not self._waiter.done() and not self._messages
-        if not waiting:
+        if self._request_count != received:
             self._stop_clock()
-        elif self._deadline is None and data.strip(b"\r\n"):
+            # Of what follows a body we cannot tell whether it is a head.
+            begun = self._messages[-1][1] is EMPTY_PAYLOAD and not data.endswith(b"\r\n\r\n")
+        else:
+            # While a request is being answered, what arrives is its body or belongs to a later one. The task that
+            # waits for the first one may not have begun yet.
+            begun = self._deadline is None and (self._idle() or not received)
+        if begun and data.strip(b"\r\n"):
             self._deadline = self._loop.call_later(self._head_timeout_s, self._head_overdue)
 
     def _answered_before(self, data: bytes) -> bool:
@@ -234,6 +240,10 @@ class Protocol(RequestHandler):
     def _head_overdue(self) -> None:
         self._deadline = None
         if self.transport is None:
+            return
+        if not self._idle() and self._request_count:
+            # The requests before it come first, however long they take.
+            self._deadline = self._loop.call_later(self._head_timeout_s, self._head_overdue)
             return
         error = RequestTimeout(f"the request's head was not complete within {self._head_timeout_s:g} s")
         request_id = self._refused(error)

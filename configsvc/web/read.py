@@ -29,10 +29,11 @@ FEW_SCOPES = 5
 
 async def read_scope(request: web.Request) -> web.StreamResponse:
     """`GET /v1/config/{ns}/{env}`."""
-    if (release := context.query(request).get("release")) is not None:
-        return await history.state(request, release)
     view = context.query(request).get("view", "values")
-    feed = await _feed(request)
+    await _reached(request)
+    if (release := context.query(request).get("release")) is not None:
+        return await history.state(request, release, view)
+    feed = _feed(request)
     name = f"body:{view}"
     stored = name in feed.memo
     return _answer(request, feed, name, feed.body(view), stored)
@@ -41,7 +42,8 @@ async def read_scope(request: web.Request) -> web.StreamResponse:
 async def read_key(request: web.Request) -> web.StreamResponse:
     """`GET /v1/config/{ns}/{env}/{key}`."""
     raw = context.query(request).get("raw") == "true"
-    feed = await _feed(request)
+    await _reached(request)
+    feed = _feed(request)
     key = context.key(request)
     name = f"raw:{key}" if raw else f"key:{key}"
     stored = name in feed.memo
@@ -67,11 +69,17 @@ def _no_key(request: web.Request, feed: Feed, key: str) -> NotFound:
     )
 
 
-async def _feed(request: web.Request) -> Feed:
-    """The feed of the request's scope, at the revision that the request waits for."""
-    hub, scope, query = request.app[context.HUB], context.scope(request), context.query(request)
+async def _reached(request: web.Request) -> None:
+    """Wait for the revision that the request wants to see."""
+    query = context.query(request)
     if awaited := query.get("min_revision"):
-        await hub.reached(scope, awaited.revision, awaited.epoch, query.get("wait_s", syntax.DEFAULT_WAIT_S))
+        wait_s = query.get("wait_s", syntax.DEFAULT_WAIT_S)
+        await request.app[context.HUB].reached(context.scope(request), awaited.revision, awaited.epoch, wait_s)
+
+
+def _feed(request: web.Request) -> Feed:
+    """The feed of the request's scope."""
+    hub, scope = request.app[context.HUB], context.scope(request)
     feed = hub.feed(scope)
     if feed is not None:
         return feed

@@ -34,8 +34,8 @@ def _version(name: str, description: str) -> Parameter:
     return _query(name, description, syntax.version, **VERSION_SCHEMA)
 
 
-def _environment(name: str, description: str) -> Parameter:
-    return _query(name, description, syntax.environment, **NAME_SCHEMA)
+def _name(name: str, description: str) -> Parameter:
+    return _query(name, description, syntax.name, **NAME_SCHEMA)
 
 
 def _seconds(name: str, description: str, least: float, most: float) -> Parameter:
@@ -78,8 +78,8 @@ LIMIT = _query("limit", "How many, cut to 500.", syntax.count(500), type="intege
 AFTER = _query("after", "The `next` of the page before.", syntax.number, type="integer", minimum=0, maximum=10**18 - 1)
 FROM = _version("from", "The release to compare with.")
 TO = _version("to", "The release that is compared; the head's without it.")
-FROM_ENVIRONMENT = _environment("from", "The environment to promote from.")
-NAMESPACE = _environment("namespace", "Only this namespace.")
+FROM_ENVIRONMENT = _name("from", "The environment to promote from.")
+NAMESPACE = _name("namespace", "Only this namespace.")
 YES = ("false", "true")
 DRY_RUN = _choice("dry_run", "Only say what would happen.", *YES)
 DIGEST = _text("digest", "Apply this plan and no other: the digest that a dry run answered.", 100)
@@ -167,6 +167,7 @@ ROUTES: tuple[Route, ...] = (
                 messages.ScopeValues,
                 messages.ScopeEntries,
                 messages.PastValues,
+                messages.PastEntries,
                 headers=READ_HEADERS,
             ),
             NOT_MODIFIED,

@@ -47,7 +47,7 @@ _TRACEPARENT = re.compile(
 )
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", re.ASCII)
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}", re.ASCII)
-_STATE_TAG = re.compile(r'[ \t]*(?:W/)?"([0-9a-f]{12}:[0-9]{1,19})(?:-[0-9a-f]{8})?"[ \t]*', re.ASCII)
+_STATE_TAG = re.compile(r'[ \t]*(?:W/)?"(([0-9a-f]{12}:[0-9]{1,19})(?:-[0-9a-f]{8})?)"[ \t]*', re.ASCII)
 # RFC 9110 section 8.8.3: an entity tag is any visible characters but the quote, between quotes.
 _ENTITY_TAG = re.compile(r'[ \t]*(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*')
 _QUALITY = re.compile(r"[ \t]*[qQ][ \t]*=[ \t]*([01](?:\.[0-9]{0,3})?)[ \t]*", re.ASCII)
@@ -202,10 +202,12 @@ def label(value: str) -> str:
     return value
 
 
-def environment(value: str) -> str:
-    """An environment's name."""
+def name(value: str) -> str:
+    """The name of a namespace or an environment."""
     if not is_name(value):
-        raise ValueError(f"is {shown(value)}; an environment is 1 to 128 letters, digits, '.', '_' and '-'")
+        raise ValueError(
+            f"is {shown(value)}; a name is 1 to 128 letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        )
     return value
 
 
@@ -233,7 +235,7 @@ def duration(least: float, most: float) -> Callable[[str], float]:
 
     def read(value: str) -> float:
         if not _SECONDS.fullmatch(value) or not least <= float(value) <= most:
-            raise ValueError(f"is {shown(value)}; it is a number of seconds from {least:g} to {most:g}")
+            raise ValueError(f"is {shown(value)}; it is a number of seconds from {least:.12g} to {most:.12g}")
         return float(value)
 
     return read
@@ -272,19 +274,32 @@ def none_match(header: str, etag: str) -> bool:
     """
     if header.strip(" \t") == "*":
         return True
-    at = 0
+    at = _after_commas(header, 0)
     while match := _ENTITY_TAG.match(header, at):
         if match[1] == etag:
             return True
         at = match.end()
         if not header.startswith(",", at):
             return False
-        while header[at : at + 1] in (",", " ", "\t") and at < len(header):
-            at += 1
+        at = _after_commas(header, at)
     return False
 
 
-def if_match(header: str) -> EventId | None:
+def _after_commas(header: str, at: int) -> int:
+    """Where the next element of a list begins: empty ones count for nothing (RFC 9110 section 5.6.1)."""
+    while header[at : at + 1] in (",", " ", "\t") and at < len(header):
+        at += 1
+    return at
+
+
+class StateTag(NamedTuple):
+    """The entity tag of a scope, bare, and the state that it names."""
+
+    tag: str
+    state: EventId
+
+
+def if_match(header: str) -> StateTag | None:
     """The state that a write's `If-Match` names; None for `*`, which any state matches.
 
     Raises `InvalidRequest` (`invalid_header`) for anything but one entity tag of ours: what cannot be understood must
@@ -293,12 +308,12 @@ def if_match(header: str) -> EventId | None:
     if header.strip(" \t") == "*":
         return None
     match = _STATE_TAG.fullmatch(header)
-    found = parse_event_id(match[1]) if match else None
-    if found is None:
+    found = parse_event_id(match[2]) if match else None
+    if match is None or found is None:
         raise InvalidRequest(
             'If-Match takes the ETag of a read, such as "0f9a3c52d1be:1042", or *', code="invalid_header"
         )
-    return found
+    return StateTag(match[1], found)
 
 
 def idempotency_key(header: str) -> str:

@@ -129,7 +129,11 @@ class Applier:
         compare = txns.guards(plan, view)
         if ticket:
             receipt = Receipt(
-                request=ticket.request, release=view.release or None, unchanged=True, warnings=list(plan.warnings)
+                request=ticket.request,
+                release=view.release or None,
+                unchanged=True,
+                revision=view.revision,
+                warnings=list(plan.warnings),
             )
             puts.append(Put(key=ticket.path, value=encode_record(receipt), lease=ticket.lease))
             compare += (txns.absent(ticket.path),)

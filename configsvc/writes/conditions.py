@@ -11,31 +11,33 @@ from configsvc.writes.threads import off_loop
 from configsvc_client.protocol import EventId
 
 
-async def check_unchanged(etcd: Etcd, view: View, known: EventId) -> None:
-    """Raise `PreconditionFailed` where a scope is not as it was at a revision by etcd's own past, and `EtcdError`."""
+async def changed_since(etcd: Etcd, view: View, known: EventId) -> PreconditionFailed | None:
+    """Why a scope is not as it was at a revision, by etcd's own past; None where it is. Raises `EtcdError` kinds."""
     epoch = epoch_of(view.cluster_id, view.epoch or b"", "")
     why = None
     if epoch != known.epoch:
         why = f"its history is {epoch} now"
     else:
         try:
-            past = await etcd.list(scope_prefix(view.scope), revision=known.revision)
-            why = await off_loop(len(past.kvs), _changed_since, past.kvs, view)
+            # Asked for revision 0, before which nothing was, etcd answers with what is there now.
+            past = (await etcd.list(scope_prefix(view.scope), revision=known.revision)).kvs if known.revision else []
+            why = await off_loop(len(past), _difference, past, view)
             if view.schema_mod > known.revision:
                 why = why or "its schema has changed since"
         except Compacted:
             why = "that is too long ago to tell"
         except FutureRevision:
             why = "etcd has not been there yet"
-    if why:
-        raise PreconditionFailed(
-            f"{view.scope} is not as it was at revision {known.revision}: {why}; read it again",
-            revision=view.revision,
-            epoch=epoch,
-        )
+    if why is None:
+        return None
+    return PreconditionFailed(
+        f"{view.scope} is not as it was at revision {known.revision}: {why}; read it again",
+        revision=view.revision,
+        epoch=epoch,
+    )
 
 
-def _changed_since(past: Iterable[KeyValue], view: View) -> str | None:
+def _difference(past: Iterable[KeyValue], view: View) -> str | None:
     """What is not as it was, for its readers: a freeze is no change, nor is the touch of a head."""
     then: dict[str, int] = {}
     head = None

@@ -47,7 +47,7 @@ from configsvc.etcd.ops import (
 )
 from configsvc.writes import txns
 from configsvc.writes.applying import MAX_STEPS, Applier, LeaseLost, Moved, Ticket, WriterEtcd
-from configsvc.writes.conditions import check_unchanged
+from configsvc.writes.conditions import changed_since
 from configsvc.writes.observed import Observer, Seen
 from configsvc.writes.reading import Reading, decoded
 from configsvc.writes.telling import told
@@ -171,14 +171,17 @@ class Writer:
                 # No two windows have one name, also where one write opens another.
                 attempt = msgspec.structs.replace(about, id=about.id if tries == 1 else f"{about.id}.{tries}")
                 try:
-                    if if_match:
-                        await check_unchanged(self.etcd, view, if_match)
+                    moved = await changed_since(self.etcd, view, if_match) if if_match else None
+                    if moved and not dry_run:
+                        raise moved
                     command = await prepare(view)
                     seen.kind = kind_of(command)
                     found = await self._plan(command, view, attempt)
                     # What the label means so far was read with the view.
                     assert found.manifest.version == label
                     if dry_run:
+                        if moved:
+                            found = msgspec.structs.replace(found, blocked=(moved, *found.blocked))
                         return await _outcome(found, view, view.revision, view.epoch)
                     if found.blocked:
                         raise await self._explained(found.blocked[0], view, about)
@@ -350,7 +353,7 @@ class Writer:
             scope=view.scope,
             epoch=epoch,
             release=receipt.release,
-            revision=revision,
+            revision=receipt.revision or revision,
             version=version,
             changes=changes,
             warnings=warnings,

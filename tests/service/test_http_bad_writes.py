@@ -205,16 +205,33 @@ async def test_a_sidecar_writes_its_own_scopes_only(any_etcd: LocalEtcd, namespa
     settings = make_settings(environ, etcd_endpoints=(any_etcd.url,), writes=True)
     async with running_service(settings, namespace) as api:
         assert (await api.deploy({"a": 1})).status == 200
-        saved = (await api.ask("POST", "/v1/backup")).body
         for route in SCOPED:
             path = route.path.replace("{ns}", "other").replace("{env}", "production")
             refused = await ask(api, route, path.replace("{key}", "a").replace("{version}", "v1"))
             assert (refused.status, refused.code) == (403, "outside_sidecar")
         assert (await api.deploy({"a": 1}, env="staging")).code == "outside_sidecar"
         assert (await api.promote("staging")).code == "outside_sidecar"
-        for path, body in (("/v1/backup", None), ("/v1/restore", saved)):
-            refused = await api.ask("POST", path, body, media="application/gzip", namespace="other")
-            assert refused.code == "outside_sidecar"
+        async with service(any_etcd, namespace) as central:
+            saved = (await central.ask("POST", "/v1/backup", namespace=namespace)).body
+        # A backup has whole namespaces, and this one follows an environment.
+        for query in ({}, {"namespace": namespace}, {"namespace": "other"}):
+            for path, body in (("/v1/backup", None), ("/v1/restore", saved)):
+                refused = await api.ask("POST", path, body, media="application/gzip", **query)
+                assert refused.code == "outside_sidecar"
+
+
+async def test_a_sidecar_of_a_namespace_saves_and_restores_it(any_etcd: LocalEtcd, namespace: str) -> None:
+    environ = {"SERVICE_NAME": namespace, "CONFIGSVC_LISTEN": "127.0.0.1:0"}
+    settings = make_settings(environ, etcd_endpoints=(any_etcd.url,), writes=True)
+    async with running_service(settings, namespace) as api:
+        await api.deploy({"a": 1})
+        await api.deploy({"a": 1}, env="staging")
+        saved = (await api.ask("POST", "/v1/backup")).body
+        await api.deploy({"a": 2}, env="staging")
+        restored = await api.ask("POST", "/v1/restore", saved, media="application/gzip")
+        assert [(one["namespace"], one["changed"]) for one in restored["scopes"]] == [(namespace, 0), (namespace, 1)]
+        refused = await api.ask("POST", "/v1/restore", saved, media="application/gzip", namespace="other")
+        assert refused.code == "outside_sidecar"
 
 
 # ---- how bodies are sent ---------------------------------------------------------------------------------------------

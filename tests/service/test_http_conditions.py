@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from configsvc.etcd.local import LocalEtcd
+from tests.support.etcd import compact, put
 from tests.support.writing import NOTHING, Answer, Api, Store, numbered, service
 
 YAML = "application/yaml"
@@ -134,11 +135,37 @@ async def test_if_match_holds_until_the_scope_changes_on_whichever_replica(
         api.rollback("@1", headers={"If-Match": tag}),
         api.deploy({"a": 3}, headers={"If-Match": f'"000000000000:{done["revision"]}"'}),
         api.deploy({"a": 3}, headers={"If-Match": f'"{done["epoch"]}:{done["revision"] + 10**6}"'}),
-        api.deploy({"a": 3}, dry_run="true", headers={"If-Match": tag}),
+        api.deploy({"a": 3}, headers={"If-Match": f'"{done["epoch"]}:0"'}),
     ):
         refused = await write
         assert (refused.status, refused.code) == (412, "precondition_failed")
+    planned = await api.deploy({"a": 3}, dry_run="true", headers={"If-Match": tag})
+    assert (planned.changes, [one["code"] for one in planned["blocked"]]) == ([("a", 2, 3)], ["precondition_failed"])
     assert await store.everything() == before
+
+
+async def test_if_match_holds_however_long_ago_the_scope_has_changed(
+    api: Api, store: Store, any_etcd: LocalEtcd
+) -> None:
+    first = await api.deploy({"a": 1})
+    tag = (await api.read(min_revision=first["revision"])).headers["ETag"]
+    later = await api.deploy({"x": 1}, env="staging")
+    await compact(any_etcd, later["revision"])
+    await api.read(min_revision=later["revision"])
+    await api.read()
+    assert (await api.deploy({"a": 2}, headers={"If-Match": tag})).status == 200
+    # What is no longer shown is too old to be compared.
+    assert (await api.deploy({"a": 3}, headers={"If-Match": tag})).status == 412
+
+
+async def test_if_match_takes_the_tag_of_a_scope_with_what_nobody_can_read(api: Api, store: Store) -> None:
+    await api.deploy({"a": 1, "b": 2})
+    revision = await put(store.gateway, store.path("b"), b"garbage")
+    tag = (await api.read(min_revision=revision)).headers["ETag"]
+    assert "-" in tag
+    done = await api.change({"a": 2}, headers={"If-Match": tag})
+    await api.read(min_revision=done["revision"])
+    assert (await api.change({"a": 3}, headers={"If-Match": tag})).status == 412
 
 
 async def test_if_match_sees_a_change_by_hand(api: Api, store: Store) -> None:
@@ -219,13 +246,14 @@ async def test_it_is_known_after_a_restart_and_for_what_changed_nothing(any_etcd
         assert await api.values() == {"a": 2}
 
 
-async def test_what_changed_nothing_is_answered_with_the_same_warnings(api: Api) -> None:
+async def test_what_changed_nothing_is_answered_as_the_first_time(api: Api) -> None:
     await api.deploy({"a": 1})
     await api.emergency("a", 9)
     wanted = {"overrides": "keep", "headers": named("kept")}
     first = await api.deploy({"a": 1}, **wanted)
     assert (first["unchanged"], len(first["warnings"])) == (True, 1)
-    assert (await api.deploy({"a": 1}, **wanted))["warnings"] == first["warnings"]
+    await api.deploy({"b": 1}, env="staging")
+    assert told(await api.deploy({"a": 1}, **wanted)) == told(first)
 
 
 async def test_another_request_with_the_same_key_is_refused(api: Api) -> None:

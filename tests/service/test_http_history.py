@@ -141,6 +141,13 @@ async def test_values_as_a_release_left_them(past: Api) -> None:
     assert (await past.read(release="v1"))["release"] == 5
     assert (await past.read(release="@9")).code == "release_not_found"
     assert (await past.read(release="a b")).code == "invalid_query"
+    entries = (await past.read(release="v2", view="entries"))["entries"]
+    assert {key: entry["value"] for key, entry in entries.items()} == expected[1]
+    now = (await past.read(view="entries"))["entries"]
+    assert all(entry.pop("revision") for entry in now.values())
+    assert (await past.read(release="@5", view="entries"))["entries"] == now
+    assert (await past.read(release="@1", min_revision="ffffffffffff:1")).code == "epoch_changed"
+    assert (await past.read(release="@1", min_revision=2**60, wait_s=0)).code == "revision_not_reached"
 
 
 async def test_past_values_past_many_releases_and_a_checkpoint(api: Api) -> None:

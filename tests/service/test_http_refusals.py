@@ -329,6 +329,44 @@ async def test_the_second_head_of_a_connection_has_a_deadline_too(url: str) -> N
         assert (await connection.problem())["code"] == "request_timeout"
 
 
+async def test_half_a_head_right_behind_a_request_has_a_deadline_once_that_is_answered(url: str) -> None:
+    whole = b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n"
+    slow = f"GET {SCOPE}?min_revision=99&wait_s=0.7 HTTP/1.1\r\nHost: test\r\n\r\n".encode()
+    for first, status in ((whole, 200), (slow, 503)):
+        async with connect(url) as connection:
+            connection.send(first + whole[:20])
+            assert (await connection.response())[0] == status
+            assert (await connection.problem())["code"] == "request_timeout"
+        async with connect(url) as connection:
+            connection.send(first + whole[:20])
+            assert (await connection.response())[0] == status
+            connection.send(whole[20:])
+            assert (await connection.response())[0] == 200
+
+
+async def test_half_a_head_that_comes_with_the_connection_has_a_deadline(hub: Hub) -> None:
+    """A loop may hand over what has arrived before it runs the task that waits for it."""
+
+    class Early(Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            self.data_received(b"GET /v1/self HTTP/1.1\r\n")
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(text="hello")
+
+    loop, manager = asyncio.get_running_loop(), web.Server(answer)
+    bounds = {"head_timeout_s": 0.3, "stalled_s": 30, "silent_s": 30}
+    made = functools.partial(Early, manager, loop=loop, metrics=Metrics(hub), **bounds)
+    server = await loop.create_server(made, "127.0.0.1", 0)
+    try:
+        async with connect(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as connection:
+            assert (await connection.problem())["code"] == "request_timeout"
+    finally:
+        server.close()
+        await manager.shutdown()
+
+
 async def test_an_idle_connection_is_not_a_slow_head(url: str) -> None:
     async with connect(url) as connection:
         for _ in range(2):

@@ -4,20 +4,21 @@ Owns what each call is on the wire. Which address is asked and what is sent agai
 """
 
 import copy
-import json
 import os
+import re
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import msgspec
 
 from configsvc_client import admin_types as types
 from configsvc_client import backup_file
+from configsvc_client.admin_arguments import as_list, as_object, as_release, as_text, check_text, encoded, with_query
 from configsvc_client.admin_link import AdminLink, Answer, Call
 from configsvc_client.admin_types import AdminError
 from configsvc_client.errors import InvalidOption
@@ -25,6 +26,7 @@ from configsvc_client.options import is_name, resolve
 
 Overrides = Literal["refuse", "keep", "discard"]
 T = TypeVar("T")
+_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}", re.ASCII)
 
 
 class WriteOptions(TypedDict, total=False):
@@ -88,9 +90,10 @@ class AsyncAdminClient:
     def at(self, namespace: str | None = None, environment: str | None = None) -> Self:
         """A client for another scope, by the same connections; what is not named stays."""
         other = copy.copy(self)
-        for name, value in (("namespace", namespace), ("environment", environment)):
+        names: tuple[tuple[str, Any], ...] = (("namespace", namespace), ("environment", environment))
+        for name, value in names:
             if value is not None:
-                if not is_name(value):
+                if not (isinstance(value, str) and is_name(value)):
                     raise InvalidOption(f"{name} {value!r} must be letters, digits, '.', '_' and '-'")
                 setattr(other, f"_{name}", value)
         return other
@@ -124,7 +127,7 @@ class AsyncAdminClient:
 
     async def as_of(self, release: int | str) -> types.PastValues:
         """The stored values as a release left them: a number, `@number` or a label."""
-        return await self._get(await self._path("config", release=_version(release)), types.PastValues)
+        return await self._get(await self._path("config", release=as_release(release)), types.PastValues)
 
     async def page(self, *, limit: int = 50, after: int | None = None) -> types.Releases:
         """Some releases, newest first; `after` is the `next` of the page before."""
@@ -142,12 +145,12 @@ class AsyncAdminClient:
 
     async def release(self, version: int | str) -> types.Release:
         """One release with what it changed; 404 `release_not_found` or `release_pruned`."""
-        return await self._get(await self._path("versions", _version(version)), types.Release)
+        return await self._get(await self._path("versions", as_release(version)), types.Release)
 
     async def diff(self, before: int | str, after: int | str | None = None) -> types.Difference:
         """What differs between two releases; the second is the newest where none is named."""
-        to = None if after is None else _version(after)
-        return await self._get(await self._path("diff", **{"from": _version(before), "to": to}), types.Difference)
+        to = None if after is None else as_release(after)
+        return await self._get(await self._path("diff", **{"from": as_release(before), "to": to}), types.Difference)
 
     async def key_page(self, key: str, *, limit: int = 50, after: int | None = None) -> types.KeyReleases:
         """Some releases that changed a key, newest first. A page may have fewer than `limit`, and another follow."""
@@ -227,7 +230,7 @@ class AsyncAdminClient:
         would change one is a 409.
         """
         named = {"version": version, "overrides": overrides, "git_commit": git_commit, "approved_by": approved_by}
-        body = _state(values)
+        body = as_text(values)
         guessed = "application/json" if body.lstrip()[:1] == b"{" else "application/yaml"
         return await self._write("POST", "deploy", about=about, query=named, body=body, media=media or guessed)
 
@@ -244,8 +247,7 @@ class AsyncAdminClient:
 
         An `emergency` needs a `reason`, and that permission.
         """
-        keys = [delete] if isinstance(delete, str) else list(delete)
-        body = b'{"set":%b,"delete":%b}' % (_object(set or {}), encoded(keys))
+        body = b'{"set":%b,"delete":%b}' % (as_object({} if set is None else set), as_list("a key", delete))
         query = {"emergency": emergency or None, "ttl_s": ttl_s}
         return await self._write("PATCH", "config", about=about, query=query, body=body)
 
@@ -264,7 +266,7 @@ class AsyncAdminClient:
         self, version: int | str, *, overrides: Overrides = "refuse", **about: Unpack[WriteOptions]
     ) -> types.Outcome:
         """Make the scope what a release left, byte for byte, as a new release."""
-        return await self._write("POST", "rollback", _version(version), about=about, query={"overrides": overrides})
+        return await self._write("POST", "rollback", as_release(version), about=about, query={"overrides": overrides})
 
     async def promote(
         self,
@@ -281,7 +283,7 @@ class AsyncAdminClient:
 
     async def set_own_keys(self, patterns: Iterable[str]) -> list[str]:
         """Name the keys that differ by environment on purpose: `database.host`, `*.url`."""
-        body = encoded([patterns] if isinstance(patterns, str) else list(patterns))
+        body = as_list("a pattern", patterns)
         call = Call(method="PUT", path=await self._path("own-keys"), body=body, repeats=True, writes=True)
         return (await self._decoded(call, types.OwnKeys)).patterns
 
@@ -321,7 +323,7 @@ class AsyncAdminClient:
         saving = backup_file.Saving(path, overwrite=overwrite, on_progress=on_progress, namespace=namespace)
         call = Call(
             method="POST",
-            path=_with_query("/v1/backup", {"namespace": namespace}),
+            path=with_query("/v1/backup", {"namespace": namespace}),
             accept="application/gzip",
             repeats=True,
             timeout_s=timeout_s,
@@ -361,7 +363,7 @@ class AsyncAdminClient:
         query = {"namespace": namespace, "dry_run": dry_run or None, "reason": reason, "force": force}
         call = Call(
             method="POST",
-            path=_with_query("/v1/restore", query),
+            path=with_query("/v1/restore", query),
             body=body,
             size=found.size,
             media="application/gzip",
@@ -374,10 +376,12 @@ class AsyncAdminClient:
     # ---- how --------------------------------------------------------------------------------------------------------
 
     async def _path(self, route: str, *rest: str, **query: Any) -> str:
+        for part in rest:
+            check_text("a key", part)
         scope = await self.scope()
         try:
             parts = "/".join(quote(part, safe="") for part in (*scope, *rest))
-            return _with_query(f"/v1/{route}/{parts}", query)
+            return with_query(f"/v1/{route}/{parts}", query)
         except UnicodeEncodeError as error:
             raise InvalidOption(f"{error.object!a} is no text that can be sent") from None
 
@@ -397,7 +401,11 @@ class AsyncAdminClient:
         said: dict[str, Any] = dict(about)
         if unknown := said.keys() - WriteOptions.__annotations__.keys():
             raise TypeError(f"unexpected argument: {', '.join(sorted(unknown))}")
-        key = said.pop("idempotency_key", None) or str(uuid.uuid4())
+        key = said.pop("idempotency_key", None)
+        if key is None:
+            key = str(uuid.uuid4())
+        elif not (isinstance(key, str) and _IDEMPOTENCY_KEY.fullmatch(key)):
+            raise InvalidOption(f"idempotency_key must be 1 to 255 visible ASCII characters, not {key!a}")
         dry_run = said.pop("dry_run", False)
         path = await self._path(route, *rest, **{**(query or {}), **said, "dry_run": dry_run or None})
         call = Call(
@@ -420,68 +428,3 @@ class AsyncAdminClient:
 
     async def _ask(self, call: Call) -> Answer:
         return await self._link.ask(call)
-
-
-def encoded(value: Any, key: str = "") -> bytes:
-    """The value of a key, if any, as JSON; `msgspec.Raw` is that already. Raises `InvalidOption` for what it isn't."""
-    try:
-        if isinstance(value, msgspec.Raw):
-            msgspec.json.decode(value)
-            return bytes(value)
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        what = f"the value of {key!a}" if key else "this"
-        raise InvalidOption(f"{what} cannot be sent as JSON: {error}") from None
-
-    for name in _names(value):
-        if not isinstance(name, str):
-            raise InvalidOption(f"{f'a name in the value of {key!a}' if key else 'a name'} must be text, not {name!r}")
-    return text
-
-
-def _names(value: Any) -> Iterator[Any]:
-    """Those of all mappings in a value: JSON makes texts of numbers, and who wrote 1 did not mean "1"."""
-    waiting = [value]
-    while waiting:
-        match waiting.pop():
-            case dict() as found:
-                yield from found
-                waiting += found.values()
-            case list() | tuple() as found:
-                waiting += found
-
-
-def _object(values: Mapping[str, Any]) -> bytes:
-    for key in values:
-        if not isinstance(key, str):
-            raise InvalidOption(f"a key must be text, not {key!r}")
-    return b"{%b}" % b",".join(encoded(key) + b":" + encoded(value, key) for key, value in values.items())
-
-
-def _state(values: Any) -> bytes:
-    if isinstance(values, str):
-        try:
-            return values.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidOption(f"the values are no text that can be sent: {error}") from None
-    if isinstance(values, Mapping):
-        return _object(values)
-    if isinstance(values, bytes):
-        return values
-    raise InvalidOption(f"values must be a mapping or the text of a file, not {type(values).__name__}")
-
-
-def _version(version: int | str) -> str:
-    """A release as the API names it: digits alone may be a label."""
-    return f"@{version}" if isinstance(version, int) else version
-
-
-def _with_query(path: str, query: Mapping[str, Any]) -> str:
-    named = {name: _plain(value) for name, value in query.items() if value is not None}
-    return f"{path}?{urlencode(named, quote_via=quote)}" if named else path
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.15g}" if isinstance(value, float) else str(value)

@@ -75,6 +75,11 @@ class Entries(msgspec.Struct, frozen=True, kw_only=True):
     version: str | None
     entries: dict[str, Entry]
 
+    def __post_init__(self) -> None:
+        # An answer names each of them once, before it.
+        for key, entry in self.entries.items():
+            msgspec.structs.force_setattr(entry, "key", key)
+
     @property
     def values(self) -> dict[str, Any]:
         """The plain values by key."""

@@ -311,26 +311,67 @@ async def test_arguments_that_cannot_be_right():
             await admin.delete("k", dryrun=True)
         with pytest.raises(InvalidOption, match="no text"):
             await admin.delete("\udcff")
-        with pytest.raises(InvalidOption, match="namespace"):
-            admin.at("a/b")
+        for wrong in ("a/b", 5):
+            with pytest.raises(InvalidOption, match="namespace"):
+                admin.at(wrong)
+        with pytest.raises(InvalidOption, match="set must be a mapping"):
+            await admin.change([("k", 1)])
+        for wrong in (5, None):
+            with pytest.raises(InvalidOption, match="a key must be text, not"):
+                await admin.change(delete=wrong)
     assert server.seen == []
     for wrong in (0, -1, "5", True, float("nan"), 10**9):
         with pytest.raises(InvalidOption, match="timeout_s"):
             AsyncAdminClient("http://a", timeout_s=wrong)
 
 
-@pytest.mark.parametrize("key", [1, None, True, 1.5, ("a",)])
+@pytest.mark.parametrize("key", [1, None, True, 1.5, ("a",), b"a"])
 async def test_keys_are_text(key):
-    """JSON would make texts of some, which nobody wrote."""
+    """JSON and addresses would make texts of some, which nobody wrote."""
     async with serving(WRITTEN) as server, client(server) as admin:
         for call in (
             lambda: admin.deploy({key: 2}),
             lambda: admin.deploy({"a": {key: 2}}),
             lambda: admin.change({key: 2}),
             lambda: admin.emergency("a", [{"b": {key: 2}}]),
+            lambda: admin.emergency(key, 1),
+            lambda: admin.get(key),
+            lambda: admin.delete(key),
+            lambda: anext(admin.history(key)),
+            lambda: admin.change(delete=[key]),
+            lambda: admin.set_own_keys([key]),
         ):
             with pytest.raises(InvalidOption, match=r"must be text|keys must be str"):
                 await call()
+    assert server.seen == []
+
+
+async def test_keys_are_looked_at_before_the_service_is_asked_for_the_scope():
+    async with serving(SELF) as server, AsyncAdminClient(server.url) as admin:
+        with pytest.raises(InvalidOption, match="a key must be text, not 5"):
+            await admin.get(5)
+    assert server.seen == []
+
+
+@pytest.mark.parametrize("release", [None, 1.5, True, b"v1"])
+async def test_a_release_is_a_number_or_a_label(release):
+    async with serving(WRITTEN) as server, client(server) as admin:
+        for call in (
+            lambda: admin.as_of(release),
+            lambda: admin.release(release),
+            lambda: admin.diff(release),
+            lambda: admin.rollback(release),
+        ):
+            with pytest.raises(InvalidOption, match="a release must be a number or a label, not "):
+                await call()
+    assert server.seen == []
+
+
+@pytest.mark.parametrize("key", ["", "a\nb", "a b", "é", "a" * 256, 5, b"a"])
+async def test_an_idempotency_key_that_is_none(key):
+    async with serving(WRITTEN) as server, client(server) as admin:
+        with pytest.raises(InvalidOption, match="idempotency_key must be 1 to 255 visible ASCII characters, not "):
+            await admin.delete("k", idempotency_key=key)
     assert server.seen == []
 
 

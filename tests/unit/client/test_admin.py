@@ -4,7 +4,10 @@ import inspect
 import subprocess
 import sys
 
+import msgspec
+
 from configsvc_client.admin import AdminClient, AsyncAdminClient
+from configsvc_client.admin_types import Entries
 
 
 def public(kind):
@@ -35,3 +38,9 @@ def test_it_needs_nothing_of_the_service_and_nobody_pays_for_it_unasked():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_entry_of_many_knows_its_key():
+    text = """{"namespace": "a", "environment": "b", "epoch": "0", "revision": 1, "release": null, "version": null,
+        "entries": {"x.y": {"value": 1, "source": "stored", "revision": 1}}}"""
+    assert msgspec.json.decode(text, type=Entries).entries["x.y"].key == "x.y"

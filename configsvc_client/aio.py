@@ -311,8 +311,7 @@ class AsyncConfigClient:
         Also raises `ClientClosed` and `LinkFailed`.
         """
         self._state.check()
-        if not self._state.is_closed:
-            self._start()
+        self._start()
         if self._state.session.is_proved:
             return
         try:

@@ -236,7 +236,7 @@ class ClientState(Reads):
         """Raise where waiting is in vain."""
         if self.failure is not None:
             raise LinkFailed(self.session.last_error) from self.failure
-        if not self.session.is_proved and self.is_closed:
+        if self.is_closed:
             raise ClientClosed("the client is closed")
 
     def _seen(self, now: float) -> tuple[State, Source]:

@@ -282,6 +282,16 @@ async def test_closing_ends_everything_at_once_and_for_good() -> None:
         assert await client.get("a", default=2) == 2
 
 
+async def test_nothing_is_ready_once_the_client_is_closed() -> None:
+    async with Service([snapshot({"a": 1}, 1), HOLD]).run() as service:
+        client = client_of(service)
+        await client.wait_ready(10)
+        await client.close()
+    with pytest.raises(ClientClosed):
+        await client.wait_ready(10)
+    assert await client.get("a") == 1
+
+
 async def test_a_client_that_was_never_started_can_be_closed() -> None:
     client = client_of(NOBODY)
     await client.close()

@@ -194,6 +194,15 @@ def test_closing_wakes_who_waits_and_ends_the_thread() -> None:
         assert client.get("a", default=1) == 1
 
 
+def test_nothing_is_ready_once_the_client_is_closed() -> None:
+    with Service([snapshot({"a": 1}, 1), HOLD]).run_in_thread() as service, client_of(service) as client:
+        client.wait_ready(10)
+        client.close()
+        with pytest.raises(ClientClosed):
+            client.wait_ready(10)
+        assert client.get("a") == 1
+
+
 def test_a_client_that_was_dropped_ends_its_thread() -> None:
     with Service([snapshot({"a": 1}, 1), HOLD]).run_in_thread() as service:
         client = ConfigClient(service.url, tuning=FAST, **SCOPE)

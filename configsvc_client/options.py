@@ -125,11 +125,11 @@ def resolve(
     if not isinstance(tuning, Tuning | None):
         raise InvalidOption(f"tuning must be a Tuning(…), not {tuning!r}")
     return Options(
-        endpoints=_endpoints(url if url is not None else environ.get("CONFIGSVC_URL", "").strip() or None),
-        namespace=_name("namespace", namespace, environ.get("SERVICE_NAME")),
-        environment=_name("environment", environment, environ.get("CONFIG_ENVIRONMENT")),
-        token_file=_path("token_file", token_file) or environ.get("CONFIG_TOKEN_FILE") or None,
-        cache=_cache(environ, _path("cache_dir", cache_dir)),
+        endpoints=_endpoints(*_said(environ, "url", url, "CONFIGSVC_URL")),
+        namespace=_name(*_said(environ, "namespace", namespace, "SERVICE_NAME")),
+        environment=_name(*_said(environ, "environment", environment, "CONFIG_ENVIRONMENT")),
+        token_file=_file(*_said(environ, "token_file", token_file, "CONFIG_TOKEN_FILE")),
+        cache=_cache(environ, *_said(environ, "cache_dir", cache_dir, "CONFIGSVC_CACHE_DIR")),
         cache_max_age_s=_seconds("cache_max_age_s", cache_max_age_s),
         start_timeout_s=_seconds("start_timeout_s", start_timeout_s, allow_zero=True),
         max_staleness_s=None if max_staleness_s is None else _seconds("max_staleness_s", max_staleness_s),
@@ -138,31 +138,38 @@ def resolve(
     )
 
 
-def _endpoints(url: Any) -> tuple[Endpoint, ...]:
+def _said(environ: Mapping[str, str], option: str, argument: Any, variable: str) -> tuple[str, Any]:
+    """What was said, and where, as an error names it: the argument, else the variable; None where neither was."""
+    if argument is not None:
+        return option, argument
+    return variable, environ.get(variable, "").strip() or None
+
+
+def _endpoints(option: str, url: Any) -> tuple[Endpoint, ...]:
     if url is None:
         return tuple(Endpoint(url=default, configured=False) for default in DEFAULT_URLS)
     urls = url.split(",") if isinstance(url, str) else list(url) if isinstance(url, Iterable) else [url]
     if not all(isinstance(text, str) for text in urls):
-        raise InvalidOption(f"url must be a text or a list of texts, not {url!r}")
-    checked = dict.fromkeys(_url(text.strip()) for text in urls if text.strip())
+        raise InvalidOption(f"{option} must be a text or a list of texts, not {url!r}")
+    checked = dict.fromkeys(_url(option, text.strip()) for text in urls if text.strip())
     if not checked:
-        raise InvalidOption("url names no address")
+        raise InvalidOption(f"{option} names no address")
     return tuple(Endpoint(url=text, configured=True) for text in checked)
 
 
-def _url(text: str) -> str:
+def _url(option: str, text: str) -> str:
     try:
         parts = urlsplit(text)
         # Reading the port is what checks it.
         has_host = bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError as error:
-        raise InvalidOption(f"url {text!r}: {error}") from None
+        raise InvalidOption(f"{option} {text!r}: {error}") from None
     if parts.username is not None or parts.password is not None:
-        raise InvalidOption("url must not hold a user or a password; tokens come from token_file")
+        raise InvalidOption(f"{option} must not hold a user or a password; tokens come from token_file")
     if parts.scheme not in ("http", "https") or not has_host:
-        raise InvalidOption(f"url {text!r} must look like http://host:port")
+        raise InvalidOption(f"{option} {text!r} must look like http://host:port")
     if "?" in text or "#" in text or any(char.isspace() for char in text):
-        raise InvalidOption(f"url {text!r} must end with its path: no query, no fragment, no white space")
+        raise InvalidOption(f"{option} {text!r} must end with its path: no query, no fragment, no white space")
     return text.rstrip("/")
 
 
@@ -173,8 +180,16 @@ def _path(option: str, path: Any) -> str | None:
     return text
 
 
-def _cache(environ: Mapping[str, str], argument: str | None) -> CacheFolder | None:
-    text = argument if argument is not None else environ.get("CONFIGSVC_CACHE_DIR", "").strip() or None
+def _file(option: str, path: Any) -> str | None:
+    text = _path(option, path)
+    # An empty `Path` is a dot.
+    if text in ("", "."):
+        raise InvalidOption(f"{option} {text!r} must name a file")
+    return text
+
+
+def _cache(environ: Mapping[str, str], option: str, path: Any) -> CacheFolder | None:
+    text = argument = _path(option, path)
     if text is None:
         return _default_cache(environ)
     if text == NO_CACHE:
@@ -183,7 +198,7 @@ def _cache(environ: Mapping[str, str], argument: str | None) -> CacheFolder | No
     if text.startswith("~/") and home:
         text = home + text[1:]
     if not text.strip() or "\0" in text or text.startswith("~"):
-        raise InvalidOption(f"cache_dir {argument or text!r} must be a folder, or {NO_CACHE!r}")
+        raise InvalidOption(f"{option} {argument!r} must be a folder, or {NO_CACHE!r}")
     return CacheFolder(path=text, named=True)
 
 
@@ -199,8 +214,7 @@ def _default_cache(environ: Mapping[str, str]) -> CacheFolder | None:
     return CacheFolder(path=f"{local}/configsvc/client", named=False, below=local) if local else None
 
 
-def _name(option: str, argument: Any, variable: str | None) -> str | None:
-    name = argument if argument is not None else variable or None
+def _name(option: str, name: Any) -> str | None:
     if name is not None and not (isinstance(name, str) and is_name(name)):
         raise InvalidOption(
             f"{option} {name!r} must be letters, digits, '.', '_' and '-', and begin with one of the first"

@@ -74,6 +74,8 @@ def test_a_token_file_may_be_a_path() -> None:
         {"heartbeat_s": float("inf")},
         {"cache_max_age_s": 0},
         {"cache_max_age_s": float("nan")},
+        {"token_file": ""},
+        {"token_file": Path("")},
         {"cache_dir": ""},
         {"cache_dir": " "},
         {"cache_dir": "a\0b"},
@@ -85,6 +87,24 @@ def test_what_cannot_be_right_is_refused_by_name(wrong: dict[str, Any]) -> None:
         resolve({}, **wrong)
     assert isinstance(caught.value, ValueError)
     assert "p@" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("CONFIGSVC_URL", "x"),
+        ("CONFIGSVC_URL", ","),
+        ("CONFIGSVC_URL", "http://u:p@a"),
+        ("CONFIGSVC_URL", "http://a:x"),
+        ("CONFIGSVC_URL", "http://a?x"),
+        ("SERVICE_NAME", "a/b"),
+        ("CONFIG_ENVIRONMENT", "a b"),
+        ("CONFIGSVC_CACHE_DIR", "~a/b"),
+    ],
+)
+def test_a_variable_that_cannot_be_right_is_named_as_such(variable: str, value: str) -> None:
+    with pytest.raises(InvalidOption, match=f"^{variable} "):
+        resolve({variable: value})
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,8 @@ class Callbacks:
 
     def add(self, callback: Callback, key: str | None) -> Callable[[], None]:
         """Register for changes from now on; the returned function ends it, at once and as often as it is called."""
+        if not isinstance(key, str | None):
+            raise TypeError(f"a key is a string, not {key!r}")
         return self._register(self._registrations, callback, key)
 
     def add_status(self, callback: StatusCallback) -> Callable[[], None]:

@@ -94,7 +94,11 @@ class Reads(ABC):
     def read(self, key: str, default: Any) -> Any:
         """Answer what is no look-up from the state as it is now; raises `ConfigKeyError` only."""
         snapshot = self._answering() if self.each is NOTHING else self.lookup.values[STATE]
-        entry = None if snapshot is None else snapshot.entries.get(key)
+        try:
+            entry = None if snapshot is None else snapshot.entries.get(key)
+        except TypeError:
+            # What cannot be looked up is no string; that is said below.
+            entry = None
         if entry is None:
             return self._absent(key, default)
         self._source().n += 1
@@ -114,10 +118,13 @@ class Reads(ABC):
 
     def _find(self, key: str) -> Any:
         """The shared value itself, `MISSING` where there is none."""
-        if self.each is not NOTHING and (value := self.lookup.values.get(key)) is not None:
-            return value
-        snapshot = self._answering()
-        entry = None if snapshot is None else snapshot.entries.get(key)
+        try:
+            if self.each is not NOTHING and (value := self.lookup.values.get(key)) is not None:
+                return value
+            snapshot = self._answering()
+            entry = None if snapshot is None else snapshot.entries.get(key)
+        except TypeError:
+            return MISSING
         return MISSING if entry is None else entry.value
 
     def _absent(self, key: str, default: Any) -> Any:

@@ -64,7 +64,7 @@ def test_an_argument_of_a_wrong_kind_is_named(kind: Any, arguments: dict[str, An
 # ---- reads -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", [None, 3, b"a", ("a",)])
+@pytest.mark.parametrize("key", [None, 3, b"a", ("a",), [], {}])
 @pytest.mark.parametrize("default", [{}, {"default": 1}])
 def test_a_key_is_a_string(key: Any, default: dict[str, Any]) -> None:
     config = StaticConfig({"a": 1})
@@ -75,8 +75,11 @@ def test_a_key_is_a_string(key: Any, default: dict[str, Any]) -> None:
 
 
 async def test_the_asyncio_client_says_so_too() -> None:
-    with pytest.raises(TypeError, match="a key is a string, not None"):
-        await AsyncStaticConfig({"a": 1}).get(None)  # type: ignore[arg-type]
+    config = AsyncStaticConfig({"a": 1})
+    for key in (None, []):
+        for read in (config.get, config.get_str):
+            with pytest.raises(TypeError, match="a key is a string, not "):
+                await read(key)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("bounds", [{"min_val": "1"}, {"max_val": "1"}, {"min_val": [1]}, {"max_val": True}])
@@ -147,6 +150,15 @@ def test_a_callback_can_be_called(callback: Any) -> None:
             assert str(caught.value) == f"a callback is a function of one argument, not {callback!r}"
 
 
+@pytest.mark.parametrize("key", [5, b"a", []])
+def test_the_key_that_changes_are_of_is_a_string(key: Any) -> None:
+    for config in (StaticConfig(), AsyncStaticConfig()):
+        for register in (functools.partial(config.on_change, print), config.changes):
+            with pytest.raises(TypeError) as caught:
+                register(key)
+            assert str(caught.value) == f"a key is a string, not {key!r}"
+
+
 @pytest.mark.parametrize("callback", [hear, functools.partial(hear), Hearing()])
 async def test_coroutine_functions_are_for_the_asyncio_client(callback: Any) -> None:
     config = StaticConfig()
@@ -169,7 +181,7 @@ async def test_coroutine_functions_are_for_the_asyncio_client(callback: Any) -> 
 
 
 @pytest.mark.parametrize("key", ["-a", "ключ", "a" * 1024, " a b ", "a.", "..a", "\u2028"])
-def test_the_helpers_take_what_a_service_takes(key: str) -> None:
+def test_the_helpers_take_what_a_service_serves(key: str) -> None:
     assert key_problem(key) is None
     assert StaticConfig({key: 1}).get(key) == 1
 

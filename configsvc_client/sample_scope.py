@@ -18,13 +18,16 @@ from configsvc_client.snapshot import Snapshot
 from configsvc_client.view import copy_value
 
 MAX_KEY_BYTES = 1024
-"""What a service takes."""
+"""What a service serves."""
 
 _NO_KEY = re.compile(r"^_|[/\x00-\x1f\x7f-\x9f]")
 
 
 def _entries(values: Mapping[str, Any]) -> dict[str, Entry]:
-    """Values as a service would hold them; raises `TypeError` or `ValueError` for what it would refuse."""
+    """Values as a service would serve them; raises `TypeError` or `ValueError` for what it would pass over.
+
+    That is less than it refuses to write: somebody else may have stored it.
+    """
     if not isinstance(values, Mapping):
         raise TypeError(f"values are a mapping of keys to values, not {values!r}")
     for key, value in values.items():

@@ -8,7 +8,7 @@ from it. Holds no secret: passwords and keys are named by path and read by those
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -100,17 +100,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class SettingsError(Exception):
     """Wrong settings: `problems` holds all of them, one line each.
 
-    `shown` is what there would be with defaults in place of what is wrong, to look at and never to run with; `wrong`
-    has the problem of each setting that is wrong by itself.
+    `shown` is what there would be with defaults in place of what is wrong, to look at and never to run with. `wrong`
+    has what is wrong with each setting, by itself or beside others, `of_file` what keeps the file from being read.
     """
 
     def __init__(
-        self, problems: list[str], *, shown: Settings | None = None, wrong: Mapping[str, str] | None = None
+        self,
+        problems: list[str],
+        *,
+        shown: Settings | None = None,
+        wrong: Mapping[str, str] | None = None,
+        of_file: Sequence[str] = (),
     ) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
         self.shown = shown
         self.wrong = dict(wrong or {})
+        self.of_file = list(of_file)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -255,8 +261,8 @@ def load(environ: Mapping[str, str], path: Path | None = None) -> Settings:
     every problem, unreadable files included.
     """
     problems: list[str] = []
-    named = path or (Path(environ[FILE_VARIABLE]) if environ.get(FILE_VARIABLE, "").strip() else None)
-    file = named or Path(FILE_NAME)
+    named = _named_file(environ, path)
+    file = file_of(environ, path)
     text = None
     if named or file.exists():
         try:
@@ -269,6 +275,15 @@ def load(environ: Mapping[str, str], path: Path | None = None) -> Settings:
         except OSError as error:
             problems.append(f"{'' if path or not named else FILE_VARIABLE + ': '}{file}: {error.strerror}")
     return parse(environ, text, file_name=str(file), check_file=unreadable, problems=problems)
+
+
+def file_of(environ: Mapping[str, str], path: Path | None) -> Path:
+    """Where settings are looked for."""
+    return _named_file(environ, path) or Path(FILE_NAME)
+
+
+def _named_file(environ: Mapping[str, str], path: Path | None) -> Path | None:
+    return path or (Path(environ[FILE_VARIABLE]) if environ.get(FILE_VARIABLE, "").strip() else None)
 
 
 def unreadable(path: Path) -> str | None:
@@ -292,24 +307,25 @@ def parse(
 
     Raises `SettingsError` with every problem of both, `problems` (those found before) first.
     """
-    problems = list(problems or ())
-    is_read = not problems
+    of_file = list(problems or ())
+    is_read = not of_file
     lines: Mapping[str, Line] = {}
     if text:
         # Most services have no file, and need not have its parser in memory.
         from configsvc import settings_file
 
         lines, wrong = settings_file.read(text, _BY_KEY)
-        problems += [f"{file_name}:{problem}" for problem in wrong]
+        of_file += [f"{file_name}:{problem}" for problem in wrong]
+    if (raw := environ.get(FILE_VARIABLE)) is not None and not raw.strip():
+        of_file.append(f"{FILE_VARIABLE}: is set but empty; give it a value or do not set it")
     reading = _Reading(environ, lines, file_name)
     reading.read_all()
-    problems += reading.problems
-    if is_read:
-        # What a file holds that cannot be read may be just what is missing.
-        problems += _together(reading)
-    problems += _files(reading, check_file)
-    if problems:
-        raise SettingsError(problems, shown=_settings(reading), wrong=reading.wrong)
+    # What a file holds that cannot be read may be just what is missing.
+    together = list(_together(reading)) if is_read else []
+    for names, problem in (*together, *_files(reading, check_file)):
+        reading.add(problem, *names)
+    if found := of_file + reading.problems:
+        raise SettingsError(found, shown=_settings(reading), wrong=reading.wrong, of_file=of_file)
     return _settings(reading)
 
 
@@ -327,8 +343,6 @@ class _Reading:
         self.problems: list[str] = []
 
     def read_all(self) -> None:
-        if (raw := self.environ.get(FILE_VARIABLE)) is not None and not raw.strip():
-            self.problems.append(f"{FILE_VARIABLE}: is set but empty; give it a value or do not set it")
         for setting in TABLE:
             self.values[setting.name] = setting.default
             raw, origin = self._raw(setting)
@@ -340,8 +354,13 @@ class _Reading:
                     raise Wrong("is set but empty; give it a value or do not set it")
                 self.values[setting.name] = setting.kind.parse(raw.strip())
             except Wrong as error:
-                self.wrong[setting.name] = f"{origin}: {error}"
-                self.problems.append(self.wrong[setting.name])
+                self.add(f"{origin}: {error}", setting.name)
+
+    def add(self, problem: str, *names: str) -> None:
+        """Note what is wrong with one or some settings."""
+        self.problems.append(problem)
+        for name in names:
+            self.wrong[name] = f"{self.wrong[name]}; {problem}" if name in self.wrong else problem
 
     def _raw(self, setting: Setting) -> tuple[str | None, str]:
         if (raw := self.environ.get(setting.env)) is not None:
@@ -355,52 +374,58 @@ class _Reading:
         return name in self.origin
 
 
-def _together(reading: _Reading) -> Iterator[str]:
-    """What is wrong with settings that are right one by one; silent about those that are not."""
+def _together(reading: _Reading) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What is wrong with settings that are right one by one, and with which; silent about those that are not."""
     yield from _mode_problems(reading)
     yield from _exposure_problems(reading)
     if reading.values["workers"] > 1 and sys.platform != "linux":
-        yield f"{reading.origin['workers']}: more than one process on a port needs Linux; leave it at 1 on this system"
+        yield (
+            ("workers",),
+            f"{reading.origin['workers']}: more than one process on a port needs Linux; leave it at 1 on this system",
+        )
     for one, other in (("etcd_user", "etcd_password_file"), ("etcd_cert", "etcd_key")):
         for have, lack in ((one, other), (other, one)):
             if reading.given(have) and not reading.given(lack):
-                yield f"{reading.origin[have]}: needs {_env(lack)} as well"
+                yield (have,), f"{reading.origin[have]}: needs {_env(lack)} as well"
     tls = next((name for name in ("etcd_cacert", "etcd_cert") if reading.given(name)), None)
     plain = [url for url in reading.values["etcd_endpoints"] if url.startswith("http://")]
     if tls and reading.given("etcd_endpoints") and plain:
-        yield f"{reading.origin[tls]}: certificates are set, but {plain[0]} is not https"
+        yield (tls, "etcd_endpoints"), f"{reading.origin[tls]}: certificates are set, but {plain[0]} is not https"
 
 
-def _mode_problems(reading: _Reading) -> Iterator[str]:
+def _mode_problems(reading: _Reading) -> Iterator[tuple[tuple[str, ...], str]]:
     if reading.wrong.keys() & {"mode", "service_name"}:
         return
     mode, service = reading.values["mode"], reading.values["service_name"]
     if mode == "central" and service:
         yield (
+            ("service_name", "mode"),
             f"{reading.origin['service_name']}: a central service serves every namespace and a sidecar only "
-            f"{shown(service)}; remove this or {reading.origin['mode']}=central"
+            f"{shown(service)}; remove this or {reading.origin['mode']}=central",
         )
     elif mode != "central" and not service:
         yield (
+            ("service_name",),
             "SERVICE_NAME: is not set; name the namespace that this sidecar serves, or set CONFIGSVC_MODE=central "
-            "to serve every namespace"
+            "to serve every namespace",
         )
 
 
-def _exposure_problems(reading: _Reading) -> Iterator[str]:
+def _exposure_problems(reading: _Reading) -> Iterator[tuple[tuple[str, ...], str]]:
     listen: Address = reading.values["listen"]
     if not reading.given("auth") and not listen.loopback:
         yield (
+            ("listen",),
             f"{reading.origin['listen']}: {listen.host} may be reached from other machines, and nothing says who may "
-            "read; set CONFIG_AUTH=none if whoever reaches it may, or listen on 127.0.0.1"
+            "read; set CONFIG_AUTH=none if whoever reaches it may, or listen on 127.0.0.1",
         )
 
 
-def _files(reading: _Reading, check_file: CheckFile) -> Iterator[str]:
+def _files(reading: _Reading, check_file: CheckFile) -> Iterator[tuple[tuple[str, ...], str]]:
     for name in ("token_file", "etcd_password_file", "etcd_cacert", "etcd_cert", "etcd_key", "etcd_binary"):
         path = reading.values[name]
         if path is not None and (problem := check_file(path)):
-            yield f"{reading.origin[name]}: {problem}"
+            yield (name,), f"{reading.origin[name]}: {problem}"
 
 
 def _settings(reading: _Reading) -> Settings:

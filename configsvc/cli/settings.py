@@ -28,13 +28,13 @@ def settings(
 
     Exit codes: 0, 2 no such setting, 78 wrong settings (all of them listed, and marked in the table).
     """
-    chosen = _chosen(name)
-    loaded, wrong, problems = _load(config)
+    chosen = _chosen(name, config)
+    loaded, wrong, problems, of_file = _load(config)
     from configsvc.cli import output
 
     if name is not None:
-        # Asked about one setting, what is wrong with others is no answer.
-        problems = [wrong[setting.name] for setting in chosen if setting.name in wrong]
+        # Asked about one setting, what is wrong with others is no answer; but a file that cannot be read may name it.
+        problems = [*of_file, *(wrong[setting.name] for setting in chosen if setting.name in wrong)]
     for line in (*(f"warning: {one}" for one in loaded.warnings), *problems):
         exits.warn(line)
     rows = [_row(setting, loaded, wrong) for setting in chosen]
@@ -62,24 +62,28 @@ def _table(rows: list[dict[str, Any]]) -> None:
         )
 
 
-def _load(config: Path | None) -> "tuple[Settings, dict[str, str], list[str]]":
-    """The settings, those of them that are wrong (with their defaults instead), and every problem."""
+def _load(config: Path | None) -> "tuple[Settings, dict[str, str], list[str], list[str]]":
+    """The settings, those that are wrong (with their defaults instead), every problem, and those of the file."""
     from configsvc.settings import SettingsError, load
 
     try:
-        return load(os.environ, config), {}, []
+        return load(os.environ, config), {}, [], []
     except SettingsError as error:
         if error.shown is None:
             raise
-        return error.shown, error.wrong, error.problems
+        return error.shown, error.wrong, error.problems, error.of_file
 
 
-def _chosen(name: str | None) -> "list[Setting]":
-    from configsvc.settings import TABLE
+def _chosen(name: str | None, config: Path | None) -> "list[Setting]":
+    from configsvc.settings import FILE_VARIABLE, TABLE, file_of
     from configsvc.settings_values import near
 
     if name is None:
         return list(TABLE)
+    if name.upper() == FILE_VARIABLE:
+        file = file_of(os.environ, config)
+        there = "" if file.exists() else ", which is not there"
+        exits.fail(exits.USAGE, f"{FILE_VARIABLE} is no setting, but names their file: {str(file)!a}{there}")
     words = {word: setting for setting in TABLE for word in (setting.name, setting.env, setting.key)}
     found = words.get(name) or words.get(name.upper()) or words.get(name.lower())
     if found is None:

@@ -121,6 +121,57 @@ def test_one_is_explained_whatever_is_wrong_with_others(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
 
 
+@pytest.mark.parametrize(
+    ("name", "environ", "says"),
+    [
+        ("etcd_cert", {"ETCD_CERT": "/nope", "ETCD_KEY": "/nope"}, "ETCD_CERT: /nope: No such file or directory"),
+        ("listen", {"CONFIGSVC_LISTEN": "0.0.0.0:1"}, "CONFIGSVC_LISTEN: 0.0.0.0 may be reached from other machines"),
+        ("etcd_user", {"ETCD_USER": "u"}, "ETCD_USER: needs ETCD_PASSWORD_FILE as well"),
+        ("etcd_endpoints", {"ETCD_CACERT": os.devnull, "ETCD_ENDPOINTS": "http://a"}, "ETCD_CACERT: certificates are "),
+        ("service_name", {"SERVICE_NAME": None}, "SERVICE_NAME: is not set"),
+        ("mode", {"CONFIGSVC_MODE": "central"}, "SERVICE_NAME: a central service serves every namespace"),
+        ("service_name", {"CONFIGSVC_MODE": "central"}, "SERVICE_NAME: a central service serves every namespace"),
+    ],
+)
+def test_one_is_wrong_by_its_file_or_beside_others(name, environ, says, tmp_path):
+    environ = {"SERVICE_NAME": "x", **environ}
+    environ = {variable: value for variable, value in environ.items() if value is not None}
+    done = run(*SETTINGS, name, "--json", cwd=tmp_path, **environ)
+    assert done.returncode == 78
+    *_, line = done.stderr.splitlines()
+    assert line.startswith(f"configsvc: {says}")
+    row = json.loads(done.stdout)
+    assert (row["value"], f"configsvc: {row['problem']}") == (None, line)
+
+
+@pytest.mark.parametrize(
+    ("file", "environ", "says"),
+    [
+        ("nope", {}, "nope: No such file or directory"),
+        (None, {"CONFIGSVC_CONFIG_FILE": "nope"}, "CONFIGSVC_CONFIG_FILE: nope: No such file or directory"),
+        (None, {"CONFIGSVC_CONFIG_FILE": ""}, "CONFIGSVC_CONFIG_FILE: is set but empty"),
+        ("no.yaml", {}, "no.yaml:1:5: not valid YAML"),
+    ],
+)
+def test_a_file_that_cannot_be_read_may_name_the_one_that_is_asked_for(file, environ, says, tmp_path):
+    (tmp_path / "no.yaml").write_text("a: b: c")
+    option = ["--config", file] if file else []
+    done = run(*SETTINGS, "heartbeat_s", *option, cwd=tmp_path, SERVICE_NAME="x", **environ)
+    assert done.returncode == 78
+    assert done.stderr.startswith(f"configsvc: {says}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_variable_of_the_file_is_no_setting(tmp_path):
+    done = run(*SETTINGS, "CONFIGSVC_CONFIG_FILE", cwd=tmp_path)
+    assert done.returncode == 2
+    says = "configsvc: CONFIGSVC_CONFIG_FILE is no setting, but names their file: "
+    assert done.stderr == says + "'config-service.yaml', which is not there\n"
+    (tmp_path / "a.yaml").touch()
+    done = run(*SETTINGS, "configsvc_config_file", cwd=tmp_path, CONFIGSVC_CONFIG_FILE="a.yaml")
+    assert done.stderr == says + "'a.yaml'\n"
+
+
 def test_a_misspelt_variable_is_told_beside_what_is_missing_because_of_it(tmp_path):
     done = run(*CONFIGSVC, "serve", cwd=tmp_path, CONFIGSVC_SERVICE_NAME="payments")
     assert done.returncode == 78

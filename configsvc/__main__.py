@@ -32,7 +32,7 @@ def main() -> None:
         if missing not in SERVER_EXTRA:
             raise
         if sys.argv[1:] in (["--version"], ["version"]):
-            print(__version__)  # noqa: T201
+            print(f"configsvc {__version__}")  # noqa: T201
             return
         if COMPLETION in os.environ:
             # A key was pressed in a shell: an error would land in the middle of what is being typed.

@@ -37,6 +37,8 @@ def without(*missing, arguments, cwd, **settings):
 def test_version(arguments, tmp_path):
     done = run(*CONFIGSVC, *arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"configsvc {__version__}\n", "")
+    done = without("typer", arguments=arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"configsvc {__version__}\n", "")
 
 
 @pytest.mark.parametrize(

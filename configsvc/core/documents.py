@@ -20,6 +20,8 @@ MAX_PARTS = 2_000_000
 """Names, values, commas and brackets in a JSON text: each may take a hundred bytes, and 64 MiB can have 40 million."""
 MAX_PROBLEMS = 50
 """How many are told; the rest is counted."""
+EMPTY_KEY = "a key is empty"
+"""What is wrong with it, with the subject that it cannot be itself."""
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -60,13 +62,15 @@ class Object(dict[str, Named]):
 
 
 class NoNumber(NamedTuple):
-    """What stands where a number was meant, and why it is none of ours."""
+    """What stands where a number was meant, why it is none of ours, and where, if that is known."""
 
     why: str
+    line: int | None = None
+    column: int | None = None
 
 
 class _Unfit(Exception):
-    """Why a value cannot be stored."""
+    """Why a value cannot be stored, and where in it, as a `Problem` has it."""
 
 
 def parse_json(text: bytes) -> Object:
@@ -143,10 +147,12 @@ def _leaves(
 
 def _entry(key: str, member: Named, problems: list[Problem]) -> bytes:
     if problem := key_write_problem(key):
-        problems.append(Problem(key, problem if key else "a name is empty", member.line, member.column))
+        problems.append(Problem(key, problem if key else EMPTY_KEY, member.line, member.column))
     before = len(problems)
     value = _value(key, member.value, problems)
-    problems[before:] = [one._replace(line=member.line, column=member.column) for one in problems[before:]]
+    problems[before:] = [
+        one if one.line else one._replace(line=member.line, column=member.column) for one in problems[before:]
+    ]
     return value
 
 
@@ -155,7 +161,7 @@ def _value(key: str, value: Any, problems: list[Problem]) -> bytes:
     try:
         found = canonical(_bare(value, 1))
     except _Unfit as error:
-        problems.append(Problem(key, str(error)))
+        problems.append(Problem(key, *error.args))
         return b"null"
     if len(found) > MAX_VALUE_BYTES:
         problems.append(Problem(key, f"has {len(found)} bytes as JSON, at most {MAX_VALUE_BYTES} are allowed"))
@@ -173,7 +179,7 @@ def _bare(value: Any, depth: int) -> Any:
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, NoNumber):
-        raise _Unfit(f"holds {value.why}")
+        raise _Unfit(f"holds {value.why}", value.line, value.column)
     if type(value) is int and not _INT_MIN <= value <= _INT_MAX:
         raise _Unfit("holds an integer beyond 64 bits; store it as text")
     return value

@@ -171,8 +171,9 @@ class _Nodes:
             self.problems.append(self._at(node, "", f"{quoted(str(node.value))} is no value of its type"))
             return None
         if isinstance(found, float) and (found != found or found in (float("inf"), float("-inf"))):
-            text = quoted(str(node.value))
-            self.problems.append(self._at(node, "", f"{text} is no JSON value; write it as text, in quotes"))
+            mark = node.start_mark
+            why = f"{quoted(str(node.value))}, which is no JSON value; write it as text, in quotes"
+            return NoNumber(why, mark.line + 1, mark.column + 1)
         return found
 
     def _known(self, node: Node, kind: str | None) -> bool:

@@ -91,7 +91,7 @@ def patch(text: bytes, media: str) -> Patch:
         elif key in changed:
             problems.append(Problem(key, "is both set and deleted"))
         elif problem := key_problem(key):
-            problems.append(Problem(key, problem))
+            problems.append(Problem(key, problem if key else documents.EMPTY_KEY))
         seen.add(key)
     unfit: list[Problem] = []
     found = documents.plain(changed, unfit)
@@ -104,11 +104,11 @@ def patch(text: bytes, media: str) -> Patch:
 def patterns(text: bytes, media: str) -> list[str]:
     """A list of patterns of keys."""
     found = documents.parse_list(text)
+    right = "a text of 1 to 1,024 characters, such as database.host or *.url"
     problems = [
-        Problem(
-            one if isinstance(one, str) and one else f"[{at}]",
-            "is no pattern of keys: a text of 1 to 1,024 characters, such as database.host or *.url",
-        )
+        Problem(one if isinstance(one, str) else f"[{at}]", f"is no pattern of keys: {right}")
+        if one != ""
+        else Problem("", f"a pattern is empty; it is {right}")
         for at, one in enumerate(found)
         if not isinstance(one, str) or not 0 < len(one) <= MAX_KEY_BYTES or documents.is_broken(one)
     ]

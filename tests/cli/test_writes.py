@@ -325,7 +325,16 @@ def test_promotion(shell):
     ("name", "text", "says"),
     [
         ("v.yaml", "a: 1\nb:\n  c: 1\na: 2\n", ["v.yaml:4:1: 'a' is given twice"]),
-        ("v.yaml", "a: .nan\n_b: 1\nc: 99999999999999999999\n", ["v.yaml:1:4: ", "is no JSON value"]),
+        (
+            "v.yaml",
+            'a: .nan\n_b: 1\n"d/e": 2\nc: 99999999999999999999\n',
+            [
+                "v.yaml:1:4: 'a' holds '.nan', which is no JSON value",
+                ":2:1: '_b' starts",
+                ":3:1: 'd/e' ",
+                ":4:1: 'c' holds",
+            ],
+        ),
         ("v.yaml", "a: [1\n", ["v.yaml:2:1: not YAML"]),
         ("v.yaml", "_b: 1\nc: 99999999999999999999\n", ["v.yaml:1:1: '_b' starts with '_'", "v.yaml:2:1: 'c' holds"]),
         ("v.json", '{"a": 1,\n "b"}', ["v.json:2:"]),
@@ -375,6 +384,9 @@ def test_words_that_cannot_be_right(shell):
     ):
         assert says in shell(*words, expect=2)
     assert "may not hold '/'" in shell("set", "a/b", "1", expect=65)
+    for words in (["set", "", "1"], ["unset", ""]):
+        assert shell(*words, expect=65) == "configsvc: a key is empty\n"
+    assert "configsvc: a pattern is empty; it is a text of 1 to " in shell("own-keys", "", expect=65)
     assert shell("get", expect=1)
 
 

@@ -254,8 +254,8 @@ def test_json_that_does_not_parse_has_a_place(text: bytes, line: int, column: in
         (b"a: 1\nb: 2\na: 3\n", 3, 1, "a"),
         (b"a:\n  b: 1\n  b: 1\n", 3, 3, "b"),
         (b"{a: 1, a: 2}", 1, 8, "a"),
-        (b"a: 1\nb: .nan\n", 2, 4, None),
-        (b"a: 1\nb:\n  - .inf\n", 3, 5, None),
+        (b"a: 1\nb: .nan\n", 2, 4, "b"),
+        (b"a: 1\nb:\n  - .inf\n", 3, 5, "b"),
         (b"a: !x 1\n", 1, 4, None),
         (b"ok: 1\n2: x\n", 2, 1, "2"),
         (b"ok: 1\ntrue: x\n", 2, 1, "true"),
@@ -287,7 +287,7 @@ def test_yaml_that_is_wrong_has_a_place(text: bytes, line: int, column: int, key
         (b'{"_a": 1}', "_a", "reserved"),
         (b'{"a/b": 1}', "a/b", "'/'"),
         (b'{"..": 1}', "..", "'..'"),
-        (b'{"": 1}', None, "a name is empty"),
+        (b'{"": 1}', None, "a key is empty"),
         (b'{" a": 1}', " a", "white space"),
         (b'{"e\\u0301": 1}', "e\u0301", "normal form C"),
         (b'{"a\\u0001": 1}', "a\x01", "U+0001"),
@@ -320,6 +320,9 @@ def test_all_problems_at_once() -> None:
     assert [one["key"] for one in twice.fields["problems"]] == ["c", "a"]
     mixed = refused(b'{"a": NaN, "_b": 1, "c": {"d": [-1e400]}, "e": "\\ud800"}')
     assert [one["key"] for one in mixed.fields["problems"]] == ["a", "_b", "c.d", "e"]
+    mixed = refused(b'a: .nan\n_c: 1\n"d/e": 2\nf: 1e400\ng: 100000000000000000000\n', parse_yaml)
+    found = [(one["key"], one["line"], one["column"]) for one in mixed.fields["problems"]]
+    assert found == [("a", 1, 4), ("_c", 2, 1), ("d/e", 3, 1), ("f", 4, 4), ("g", 5, 1)]
 
 
 def test_a_value_just_within_and_just_beyond_its_limits() -> None:

@@ -57,7 +57,14 @@ async def history(where: Where, key: str | None, limit: int, after: int | None) 
             exits.warn(f"there are older ones: --after {following}")
         if not rows and following is None:
             scope = Scope(*await remote.scope())
-            exits.fail(exits.FAILED, f"{scope} has no release" + (f" that changed {key!a}" if key is not None else ""))
+            which = f" that changed {key!a}" if key is not None else ""
+            if after is not None:
+                # The end of a list is no failure; that there is none is.
+                newest = await (remote.page(limit=1) if key is None else remote.key_page(key, limit=1))
+                if newest.releases or newest.next is not None:
+                    exits.warn(f"{scope} has no release before {after}{which}")
+                    return
+            exits.fail(exits.FAILED, f"{scope} has no release{which}")
 
 
 async def show(where: Where, version: str) -> None:

@@ -89,6 +89,14 @@ class Remote(AsyncAdminClient):
         """The environment that options and variables name; the service is not asked."""
         return self._environment
 
+    async def is_unknown(self) -> bool:
+        """Whether nothing is read in the scope; False where that cannot be told. The answer has no body."""
+        try:
+            await super()._ask(Call(method="HEAD", path=await self._path("config")))
+        except AdminError as error:
+            return error.status == 404
+        return False
+
     @property
     def last(self) -> Answer:
         """The last answer."""

@@ -38,7 +38,7 @@ async def write(where: Where, say: Say, attempt: Attempt, what: str, *, differen
             with waiting(f"planning {what}"):
                 found = await attempt(remote, _options(say, dry_run=True))
             if found.base_release is None:
-                await _doubt(remote, scope)
+                await _doubt(remote, scope, "would be")
             if say.dry_run:
                 _show_plan(remote, f"{scope}: {what}", found, as_json=where.as_json)
                 raise typer.Exit(_verdict(found, difference=difference))
@@ -48,15 +48,17 @@ async def write(where: Where, say: Say, attempt: Attempt, what: str, *, differen
                     raise typer.Exit(_verdict(found))
                 ask(f"Write this to {scope}?")
                 say = say._replace(digest=found.digest)
+        elif say.digest is None and say.base_release is None and await remote.is_unknown():
+            await _doubt(remote, scope, "is")
         with waiting(f"{what} to {scope}"), interruptible():
             done = await attempt(remote, _options(say))
         tell(remote, scope, done, as_json=where.as_json)
 
 
-async def _doubt(remote: Remote, scope: Scope) -> None:
+async def _doubt(remote: Remote, scope: Scope, verb: str) -> None:
     """Before a scope's first release: say which there are that are called nearly so."""
     if others := await misspelt.near(remote, scope):
-        exits.warn(f"warning: {scope} would be a new scope{misspelt.did_you_mean(others)}")
+        exits.warn(f"warning: {scope} {verb} a new scope{misspelt.did_you_mean(others)}")
 
 
 def promoting(source: str, **named: Any) -> Attempt:

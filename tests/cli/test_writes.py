@@ -49,6 +49,14 @@ def test_from_plan_to_release_and_back(shell):
     assert row[4:6] == ["true", "(none)"]
     assert "no release that changed 'nobodys'" in shell("history", "nobodys", expect=1)
     assert [one["release"] for one in shell.json("history", "--limit", "1")["releases"]] == [2]
+    for words, which in (([], ""), (["old"], " that changed 'old'")):
+        for after in ("1", "0"):
+            done = run(*CONFIGSVC, "history", *words, "--after", after, cwd=shell.folder, **shell.settings)
+            said = f"configsvc: {shell.namespace}/staging has no release before {after}{which}\n"
+            assert (done.returncode, done.stdout, done.stderr) == (0, "", said)
+    assert shell.json("history", "--after", "1")["releases"] == []
+    assert "no release that changed 'nobodys'" in shell("history", "nobodys", "--after", "2", expect=1)
+    assert "no release\n" in shell("history", "--after", "2", expect=1, CONFIG_ENVIRONMENT="none")
     shown = shell("show", "v2")
     assert "reason: larger pool" in shown
     assert "git_commit: abc" in shown
@@ -307,6 +315,15 @@ def test_a_scope_whose_name_is_nearly_that_of_another(shell):
     assert shell.json("plan", "v.yaml", "--environment", "stagin")["changes"]
     done = run(*CONFIGSVC, "plan", "v.yaml", "--environment", "other", cwd=shell.folder, **shell.settings)
     assert (done.returncode, done.stderr) == (0, "")
+    for words, name in ((["set", "a=1"], "stagin"), (["deploy", "v.yaml"], "stagingg")):
+        there = [*words, "--yes", "--environment"]
+        done = run(*CONFIGSVC, *there, name, cwd=shell.folder, **shell.settings)
+        assert done.returncode == 0
+        hint = f"{shell.namespace}/{name} is a new scope; did you mean {shell.namespace}/staging"
+        assert done.stderr.startswith(f"configsvc: warning: {hint}")
+        for known in (name, f"{words[0]}-other"):
+            done = run(*CONFIGSVC, *there, known, cwd=shell.folder, **shell.settings)
+            assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_promotion(shell):

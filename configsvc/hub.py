@@ -84,7 +84,7 @@ class Hub:
         self._store: tuple[int, float] = (0, float("-inf"))
         self._waiters: set[asyncio.Future[None]] = set()
         self._shared: Shared = {}
-        self._shared_at: tuple[int, int, State] = (0, 0, "starting")
+        self._shared_at: tuple[int, int, State, int] = (0, 0, "starting", 0)
 
     def __repr__(self) -> str:
         return f"<Hub {self.state()} at {self.replica.position}: {len(self.feeds)} feeds, {self.subscribers} readers>"
@@ -280,8 +280,16 @@ class Hub:
             revision=self.proved(scope) if self.shows(scope) else 0,
             state=state,
             since=format_time(self._disk.get(scope) or self.since()),
+            staleness_s=self._told_staleness_s(scope, state),
             applying=applying,
         )
+
+    def _told_staleness_s(self, scope: Scope, state: str) -> float | None:
+        # A scope that stands still while a release is applied ages, but its readers have the newest that there is.
+        if state in ("live", "starting") or not self.shows(scope):
+            return None
+        age = self.staleness_s(scope)
+        return round(age, 3) if age or state == "stale" else None
 
     # ---- readers ------------------------------------------------------------------------------------------------
 
@@ -320,7 +328,9 @@ class Hub:
 
     def shared(self) -> Shared:
         """What readers have pulled since the hub last moved; for `Reader.pull` within this step of the event loop."""
-        at = (self.moves, self.beat, self.state())
+        state = self.state()
+        # A status that is not live tells an age, which is another one for a reader that comes later.
+        at = (self.moves, self.beat, state, 0 if state == "live" else int(self.clock()))
         if at != self._shared_at:
             self._shared, self._shared_at = {}, at
         return self._shared

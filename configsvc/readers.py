@@ -156,7 +156,8 @@ def _status(hub: "Hub", standing: Standing, state: str) -> tuple[list[Frame], St
     standing = standing._replace(beat=hub.beat, told=shown)
     if state:
         # No id: it would move the reader's position, which is not this replica's to say.
-        return [status_frame(Status(revision=status.revision, state=state, since=status.since), None)], standing
+        status = Status(revision=status.revision, state=state, since=status.since, staleness_s=status.staleness_s)
+        return [status_frame(status, None)], standing
     assert standing.position is not None
     if status.revision < standing.position.revision:
         return [status_frame(status, None)], standing

@@ -69,12 +69,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How fresh the sender is: the data of `event: status`, which is also the heartbeat.
 
     `revision` is what the sender has proved; `state` one of `live`, `stale`, `starting`, `behind`, `draining`; `since`
-    the RFC 3339 time at which that state began.
+    the RFC 3339 time at which that state began. `staleness_s` is how long ago `revision` was proved to be the newest,
+    None while that is `live` or where nobody knows: a duration, because the reader's clock may be another one.
     """
 
     revision: int
     state: str
     since: str
+    staleness_s: float | None = None
     applying: Applying | None = None
 
 

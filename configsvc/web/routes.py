@@ -196,7 +196,13 @@ ROUTES: tuple[Route, ...] = (
         summary="A scope and its changes as Server-Sent Events",
         query=(LAST_EVENT_ID,),
         headers=(LAST_EVENT_ID_HEADER,),
-        answers=(_ok("Events `snapshot`, `change` and `status`.", media="text/event-stream"),),
+        answers=(
+            _ok(
+                "Events `snapshot`, `change` and `status`.",
+                media="text/event-stream",
+                headers=("Configsvc-Staleness",),
+            ),
+        ),
         problems=(401, 403, 503),
         lasting=True,
     ),
@@ -208,7 +214,9 @@ ROUTES: tuple[Route, ...] = (
         summary="The same events over WebSocket",
         query=(LAST_EVENT_ID,),
         headers=(LAST_EVENT_ID_HEADER,),
-        answers=(Answer(status=101, description="Text messages `{event, id, data}`."),),
+        answers=(
+            Answer(status=101, description="Text messages `{event, id, data}`.", headers=("Configsvc-Staleness",)),
+        ),
         problems=(401, 403, 503),
         lasting=True,
     ),

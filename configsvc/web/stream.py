@@ -80,7 +80,7 @@ async def watch(request: web.Request) -> web.StreamResponse:
     """`GET /v1/watch/{ns}/{env}`."""
     reader, connection = _reader(request), request.protocol
     try:
-        head = Head(headers=SSE_HEADERS)
+        head = Head(headers={**SSE_HEADERS, **_staleness(request)})
         # Nothing else that arrives on this connection is answered.
         head.force_close()
         await head.prepare(request)
@@ -114,6 +114,7 @@ async def websocket(request: web.Request) -> web.StreamResponse:
             code="invalid_header",
         )
     with _reader(request) as reader:
+        socket.headers.update(_staleness(request))
         await socket.prepare(request)
         request[context.ANSWERED] = 101
         metrics.streams["websocket"] += 1
@@ -168,6 +169,19 @@ async def _ignore(socket: web.WebSocketResponse) -> None:
 def _reader(request: web.Request) -> Reader:
     position = syntax.position(request.headers.get("Last-Event-ID"), context.query(request).get("last_event_id"))
     return request.app[context.HUB].subscribe(context.scope(request), position)
+
+
+def _staleness(request: web.Request) -> dict[str, str]:
+    """The header that says how old the state is, before any event; none where there is no state yet.
+
+    A `snapshot` looks the same whenever it was proved, and a status follows it only where there is news.
+    """
+    status = request.app[context.HUB].status(context.scope(request))
+    if status.state == "starting":
+        return {}
+    # 0 says that it is live; a file from the future, by a clock that was set back, is none the fresher for that.
+    staleness_s = "0" if status.staleness_s is None else f"{max(status.staleness_s, 0.001):.3f}"
+    return {"Configsvc-Staleness": staleness_s}
 
 
 def _outlet(request: web.Request, transport: str) -> Outlet:

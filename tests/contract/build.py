@@ -30,10 +30,12 @@ def change(revision: int, set: str = "{}", deleted: str = "[]", epoch: str = E1,
     )
 
 
-def status(revision: int, state: str = "live", *, id: bool = True, epoch: str = E1, retry: int | None = None) -> str:
+def status(
+    revision: int, state: str = "live", *, id: bool = True, epoch: str = E1, retry: int | None = None, more: str = ""
+) -> str:
     head = f"id: {epoch}:{revision}\n" if id else ""
     pause = f"retry: {retry}\n" if retry is not None else ""
-    data = f'{{"revision":{revision},"state":"{state}","since":"2026-01-01T00:00:00.000Z"}}'
+    data = f'{{"revision":{revision},"state":"{state}","since":"2026-01-01T00:00:00.000Z"{more}}}'
     return f"{head}event: status\n{pause}data: {data}\n\n"
 
 
@@ -142,6 +144,11 @@ STREAMS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "stale": (
         "A stale service is believed about its state, and about being stale.",
         SNAPSHOT_5 + status(6, "stale"),
+        end(PORTS, f"{E1}:6", state="stale"),
+    ),
+    "stale-for-so-long": (
+        "A status that is not live says how long ago the state was proved to be the newest.",
+        SNAPSHOT_5 + status(6, "stale", more=',"staleness_s":420.812'),
         end(PORTS, f"{E1}:6", state="stale"),
     ),
     "applying": (

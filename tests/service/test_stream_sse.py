@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import aiohttp
@@ -208,6 +209,34 @@ async def test_before_the_first_listing_only_status_is_sent() -> None:
         fill(hub, 10, stored("a", 1, 5))
         _, data = await events.next("snapshot")
         assert data["entries"]["a"]["value"] == 1
+
+
+async def test_the_head_says_how_old_the_snapshot_is() -> None:
+    at = [1000.0]
+    hub = make_hub(make_settings(), clock=lambda: at[0])
+    async with serving(hub) as url:
+        # Nobody knows the age of what is not read yet.
+        async with watching(url) as events:
+            assert "Configsvc-Staleness" not in events.response.headers
+        fill(hub, 10, stored("a", 1, 5))
+        async with watching(url) as events:
+            assert events.response.headers["Configsvc-Staleness"] == "0"
+        at[0] += 420.8
+        async with watching(url) as events:
+            assert events.response.headers["Configsvc-Staleness"] == "420.800"
+            assert (await events.raw())["event"] == "snapshot"
+            _, status = await events.next("status")
+            assert (status["state"], status["staleness_s"]) == ("stale", 420.8)
+
+
+async def test_a_state_from_a_file_is_never_live_however_the_clock_was_set(hub: Hub) -> None:
+    from_disk, held = make_hub(make_settings()), hub.feeds[SCOPE].snapshot
+    ahead = from_disk.freshness.now() + timedelta(hours=1)
+    from_disk.remember([(from_disk.replica.remember(held, 12, None), ahead)])
+    async with serving(from_disk) as url, watching(url) as events:
+        assert events.response.headers["Configsvc-Staleness"] == "0.001"
+        _, status = await events.next("status")
+        assert (status["state"], status["staleness_s"]) == ("stale", 0)
 
 
 async def test_a_draining_service_says_so_and_ends(url: str, hub: Hub) -> None:

@@ -72,6 +72,21 @@ async def test_the_same_three_events(url: str, hub: Hub) -> None:
     await until(lambda: hub.subscribers == 0)
 
 
+async def test_the_handshake_says_how_old_the_snapshot_is() -> None:
+    at = [1000.0]
+    hub = make_hub(make_settings(), clock=lambda: at[0])
+    fill(hub, 10, stored("a", 1, 5))
+    async with serving(hub) as url:
+        for past_s, said in ((0.0, "0"), (60.5, "60.500")):
+            at[0] += past_s
+            async with open_socket(url) as ws:
+                assert ws._response.headers["Configsvc-Staleness"] == said
+                await receive(ws, "snapshot")
+        async with open_socket(url) as ws:
+            status = await receive(ws, "status")
+            assert (status["data"]["state"], status["data"]["staleness_s"]) == ("stale", 60.5)
+
+
 async def test_resuming(url: str, hub: Hub) -> None:
     epoch = hub.replica.epoch("payments")
     for revision in (11, 12):

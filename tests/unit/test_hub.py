@@ -233,6 +233,10 @@ def test_inside_an_apply_window_nothing_moves_and_its_close_is_one_change(hub: H
             clock.at += 5
             hub.prove(14)
         assert (hub.state(), hub.source(SCOPE), hub.staleness_s(SCOPE)) == ("live", "memory", 15)
+        # What readers have is the newest that is complete: only a link that is lost too makes it old for them.
+        assert hub.status(SCOPE).staleness_s is None
+        clock.at += 11
+        assert (hub.status(SCOPE).state, hub.status(SCOPE).staleness_s) == ("stale", 26)
         put(hub, 15, stored("b", 2, 15))
         put(hub, 16, head(16, 2))
         [(event, id, data)] = read(reader.pull())
@@ -271,10 +275,11 @@ def test_staleness_has_a_since_and_ends(hub: Hub, clock: FakeClock) -> None:
     with hub.subscribe(SCOPE, None) as reader:
         frames = read(reader.pull())
         assert [(event, id) for event, id, _ in frames] == [("snapshot", 10), ("status", 10)]
-        assert frames[1][2]["state"] == "stale"
+        assert (frames[1][2]["state"], frames[1][2]["staleness_s"]) == ("stale", 10.5)
         hub.prove(11)
         hub.tick()
-        assert read(reader.pull())[0][2]["state"] == "live"
+        told = read(reader.pull())[0][2]
+        assert (told["state"], "staleness_s" in told) == ("live", False)
     assert (hub.state(), hub.since()) == ("live", clock.now())
 
 
@@ -303,6 +308,25 @@ async def test_turning_stale_and_live_again_is_told_at_once() -> None:
     await asyncio.gather(loop, following, return_exceptions=True)
 
 
+def test_readers_that_come_one_after_the_other_are_told_their_own_age(hub: Hub, clock: FakeClock) -> None:
+    rebase(hub, 10, stored("a", 1, 4))
+    clock.at += 20
+    for later_s in (0, 4):
+        clock.at += later_s
+        with hub.subscribe(SCOPE, None) as reader:
+            assert read(reader.pull(hub.shared()))[1][2]["staleness_s"] == 20 + later_s
+        with hub.subscribe(SCOPE, EventId(hub.epoch(SCOPE), 99)) as reader:
+            [(_, id, data)] = read(reader.pull(hub.shared()))
+            assert (id, data["state"], data["staleness_s"]) == (None, "behind", 20 + later_s)
+
+
+def test_one_that_has_nothing_to_show_tells_no_age(hub: Hub, clock: FakeClock) -> None:
+    clock.at += 20
+    with hub.subscribe(SCOPE, None) as reader:
+        [(_, id, data)] = read(reader.pull())
+        assert (id, data["state"], "staleness_s" in data) == (None, "starting", False)
+
+
 def test_the_loop_wakes_when_the_state_turns_stale(hub: Hub, clock: FakeClock) -> None:
     rebase(hub, 10, stored("a", 1, 4))
     with hub.subscribe(SCOPE, None) as reader:
@@ -327,7 +351,9 @@ def test_what_comes_from_disk_says_so_until_etcd_was_read(hub: Hub, clock: FakeC
     with pytest.raises(Unavailable):
         hub.feed(Scope("shop", "staging"))
     with hub.subscribe(SCOPE, None) as reader:
-        assert kinds(reader.pull())[0] == ("snapshot", 12)
+        frames = read(reader.pull())
+        assert [(event, id) for event, id, _ in frames] == [("snapshot", 12), ("status", 12)]
+        assert (frames[1][2]["state"], frames[1][2]["staleness_s"]) == ("stale", 60)
         rebase(hub, 20, stored("a", 1, 4))
         assert kinds(reader.pull()) == [("status", 20)]
         assert (hub.source(SCOPE), hub.state()) == ("live", "live")

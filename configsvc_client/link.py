@@ -19,10 +19,12 @@ from configsvc_client.addresses import Attempt
 from configsvc_client.answers import check, get, mapped_errors, read_body
 from configsvc_client.errors import LinkError
 from configsvc_client.fork import Sockets
+from configsvc_client.freshness import read_staleness
 from configsvc_client.options import Endpoint, Options, is_name
+from configsvc_client.outcome import Outcome
 from configsvc_client.poll import Answer, Ask, read_answer, unpacked
 from configsvc_client.resolver import DaemonResolver
-from configsvc_client.session import Outcome, Session
+from configsvc_client.session import Session
 from configsvc_client.snapshot import Snapshot
 from configsvc_client.sse import Decoder
 from configsvc_client.token_file import TokenFile
@@ -285,7 +287,7 @@ class Link:
 
     async def _read(self, response: aiohttp.ClientResponse, take: Callable[[Snapshot], None]) -> None:
         session, decoder = self._session, Decoder(max_event_bytes=self._options.tuning.max_event_bytes)
-        session.opened(self._clock())
+        session.opened(self._clock(), read_staleness(response.headers.get("Configsvc-Staleness")))
         pending = 0
         while True:
             is_late = False

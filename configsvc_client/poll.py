@@ -24,6 +24,7 @@ from typing import NamedTuple
 import msgspec
 
 from configsvc_client.errors import LinkError
+from configsvc_client.freshness import read_staleness
 from configsvc_client.options import Endpoint, Options
 from configsvc_client.protocol import Baseline, Entry, EventId, check_nesting, decode_baseline, parse_event_id
 from configsvc_client.snapshot import Snapshot
@@ -56,7 +57,7 @@ class Answer(NamedTuple):
 
     position: EventId
     source: str
-    staleness_s: float
+    staleness_s: float | None
     baseline: Baseline | None
     etag: str | None
 
@@ -245,7 +246,7 @@ def read_answer(
     if status == 404 and baseline is not None:
         # Nothing is stored, so nothing says when that began.
         baseline = msgspec.structs.replace(baseline, revision=position.revision)
-    source, staleness = headers.get("Configsvc-Source", ""), _seconds(headers.get("Configsvc-Staleness", ""))
+    source, staleness = headers.get("Configsvc-Source", ""), read_staleness(headers.get("Configsvc-Staleness"))
     etag = headers.get("ETag", "") if status == 200 else ""
     return Answer(position, source, staleness, baseline, etag if _ETAG.fullmatch(etag) else None)
 
@@ -268,14 +269,6 @@ def _absent(content_type: str, body: bytes, scope: tuple[str, str]) -> Baseline 
     if absent.code != "scope_not_found":
         return None
     return Baseline(namespace=scope[0], environment=scope[1], epoch=absent.epoch, revision=0, entries=absent.entries)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        return 0.0
-    return seconds if 0 <= seconds < 1e9 else 0.0
 
 
 def unpacked(body: bytes, encoding: str, max_bytes: int) -> bytes:

@@ -19,29 +19,20 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from random import Random
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from configsvc_client.addresses import Addresses, Attempt
 from configsvc_client.doubt import Doubt, Proof
 from configsvc_client.errors import Kind, LinkError, printable
 from configsvc_client.events import read_change, read_snapshot, read_status
-from configsvc_client.freshness import Freshness, View
+from configsvc_client.freshness import Freshness, View, word_of
 from configsvc_client.options import Endpoint, Options
+from configsvc_client.outcome import NOTHING, Outcome
 from configsvc_client.poll import Answer, Ask, Polls, etag_of
 from configsvc_client.protocol import CHANGE, SNAPSHOT, STATUS, Baseline, EventId
 from configsvc_client.pulse import Pulse
 from configsvc_client.snapshot import Snapshot
 from configsvc_client.sse import Event
-
-
-class Outcome(NamedTuple):
-    """What an event did: the new state where there is one, and what people should know of."""
-
-    snapshot: Snapshot | None = None
-    notice: str | None = None
-
-
-_NOTHING = Outcome()
 
 
 class Session:
@@ -81,10 +72,10 @@ class Session:
         self._polled_here = False
         self._poll_error = ""
         self._etag: tuple[Snapshot, str] | None = None
-        self._freshness = Freshness(options.max_staleness_s, now)
+        self.freshness = Freshness(options.max_staleness_s, now)
 
     def __repr__(self) -> str:
-        is_up = self._opened_at is not None or self._freshness.is_live
+        is_up = self._opened_at is not None or self.freshness.is_live
         state = f"{self.position} {self.service_state if is_up else 'down'}"
         return f"<Session {self.namespace}/{self.environment} {state} via {self.endpoint.url}>"
 
@@ -110,7 +101,7 @@ class Session:
         if self.position is None:
             self.snapshot, self.position = kept.snapshot, kept.position
             self._doubt.left.extend(kept.left)
-            self._freshness.proved_at = now - kept.age_s
+            self.freshness.adopt(now - kept.age_s)
 
     def inherit(self, other: "Session") -> None:
         """Begin with what another session holds, wherever it was interrupted: in a forked process, on a new loop."""
@@ -128,7 +119,7 @@ class Session:
         self.position = own if held is None or held.epoch != own.epoch else max(held, own)
         self._doubt.left.extend(epoch for epoch in other._doubt.left if epoch != own.epoch)
         self._resume = other._resume
-        self._freshness.inherit(other._freshness)
+        self.freshness.inherit(other.freshness)
 
     def forget_counts(self) -> None:
         """Count from nothing, in another process."""
@@ -140,12 +131,13 @@ class Session:
         self.environment = self.environment or environment
         held, said = self.snapshot, (self.namespace, self.environment)
         if held is not None and None not in said and said != (held.namespace, held.environment):
-            self.snapshot = self.position = self._freshness.proved_at = None
+            self.snapshot = self.position = None
+            self.freshness.adopt(None)
 
     def proof(self, now: float) -> Proof | None:
-        """What is worth keeping for another run; None before a service has proved it."""
-        age_s = self._freshness.age_s(now)
-        if not self.is_proved or self.snapshot is None or self.position is None or age_s is None:
+        """What is worth keeping for another run; None before a service has proved it, and said how old it is."""
+        fresh, age_s = self.freshness, self.freshness.age_s(now)
+        if not (fresh.is_proved and fresh.is_sure) or self.snapshot is None or self.position is None or age_s is None:
             return None
         return Proof(self.snapshot, self.position, age_s, tuple(self._doubt.left))
 
@@ -156,8 +148,8 @@ class Session:
 
     @property
     def is_proved(self) -> bool:
-        """Whether a service has shown, since the start, that the state is the newest. True only after `snapshot` is."""
-        return self._freshness.is_proved
+        """Whether a service has shown the state since the start, however old. True only after `snapshot` is."""
+        return self.freshness.is_proved
 
     # ---- connections --------------------------------------------------------------------------------------------
 
@@ -177,9 +169,10 @@ class Session:
         self._polled_here = False
         self._polls.asked_stream()
 
-    def opened(self, now: float) -> None:
-        """A service has answered with a stream."""
+    def opened(self, now: float, staleness_s: float | None = None) -> None:
+        """A service has answered with a stream, and perhaps said how old its state is."""
         self._opened_at = now
+        self.freshness.opened(staleness_s, now)
         self._pulse.opened(now)
         self.connections += 1
         if not self._polls.is_polling:
@@ -239,7 +232,7 @@ class Session:
         if error.kind == "garbage":
             self._resume = False
         self._opened_at = None
-        self._freshness.lost()
+        self.freshness.lost()
         said_by_poll = self._poll_error if error.kind in ("timeout", "stalled") else ""
         self._poll_error = ""
         self._note(error.kind, f"{error.detail}{said_by_poll}", is_final=error.is_final)
@@ -258,7 +251,7 @@ class Session:
 
     def stopped(self) -> None:
         """Nobody moves this session any more."""
-        self._freshness.lost()
+        self.freshness.lost()
         self._opened_at = self.service_state = None
 
     # ---- events -------------------------------------------------------------------------------------------------
@@ -271,10 +264,8 @@ class Session:
         # Not reached while draining: that `retry` is for one time.
         if event.retry is not None:
             self.addresses.retry_s = event.retry / 1000
-        if self.is_proved and not was_proved:
-            # Also where nothing changed since the earlier run.
-            return outcome._replace(snapshot=self.snapshot)
-        return outcome
+        # The first also where nothing changed since the earlier run.
+        return outcome._replace(snapshot=self.snapshot) if self.is_proved and not was_proved else outcome
 
     def _receive(self, event: Event, now: float) -> Outcome:
         if event.event == SNAPSHOT:
@@ -283,18 +274,19 @@ class Session:
             return self._change(event, now)
         if event.event == STATUS:
             self._status(event, now)
-        return _NOTHING
+        return NOTHING
 
     def _snapshot(self, event: Event, now: float) -> Outcome:
         baseline, position = read_snapshot(event, (self.namespace, self.environment))
         self._told(now)
         if self._overtaken(position):
-            return _NOTHING
+            return NOTHING
         notice = self._doubt.look(position, self.position, now)
         self._take(baseline, position)
         self._floor = position
-        self._heard_proof(now)
-        return Outcome(self.snapshot, notice)
+        self._shown(now)
+        # One that nobody knows the age of is told of when that is known: the next status says so.
+        return Outcome(self.snapshot if self.is_proved else None, notice)
 
     def _overtaken(self, position: EventId) -> bool:
         """Whether polls have brought newer than this since the stream was asked for it.
@@ -315,8 +307,11 @@ class Session:
 
     def _take(self, baseline: Baseline, position: EventId) -> bool:
         """Hold this state; returns whether it is another one than before."""
-        if self.position is not None and self.position.epoch != position.epoch:
-            self._doubt.leave(self.position.epoch, position.epoch)
+        held = self.position
+        if held is not None and held.epoch != position.epoch:
+            self._doubt.leave(held.epoch, position.epoch)
+        if held is not None and (held.epoch != position.epoch or held.revision > position.revision):
+            self.freshness.another_history()
         # A new state, not a step from the old one: a snapshot is also how a damaged state is healed.
         taken = Snapshot(namespace=baseline.namespace, environment=baseline.environment).apply(baseline)
         is_same = self.snapshot is not None and self.snapshot.is_same(taken)
@@ -332,19 +327,22 @@ class Session:
         assert self.snapshot is not None
         assert self.position is not None
         if id.revision < self.position.revision:
-            return _NOTHING
+            return NOTHING
         self._told(now)
-        old = self.snapshot
-        self.snapshot = old.apply(delta)
+        old, self.snapshot = self.snapshot, self.snapshot.apply(delta)
         self._on_state()
         self._advance(id)
-        self._heard_proof(now)
-        return Outcome(self.snapshot) if self.snapshot is not old else _NOTHING
+        self._shown(now)
+        return Outcome(self.snapshot) if self.is_proved and self.snapshot is not old else NOTHING
 
     def _status(self, event: Event, now: float) -> None:
         status, id = read_status(event, self.position)
+        if status.state != "draining":
+            self.freshness.said(word_of(status.state, status.staleness_s, now))
         if status.state == "live" and id is None:
-            # That is no proof of any state.
+            # That is no proof of any state but of what it has just brought.
+            if self.freshness.is_pending:
+                self._shown(now)
             return
         self._told(now)
         gap = self._pulse.beat(now)
@@ -366,13 +364,10 @@ class Session:
             retry_s = self.addresses.retry_s if event.retry is None else event.retry / 1000
             raise LinkError("draining", "the service is shutting down", retry_after_s=retry_s)
         if state == "live":
-            self._heard_proof(now)
+            self._polled_here = False
+            self._proved(now)
             return
-        if state == "starting":
-            # It has nothing yet, so it knows nothing against the state: that ages as if nobody was there.
-            self._freshness.lost()
-        else:
-            self._freshness.said_stale(now)
+        self.freshness.not_live(state, now, speaks_of_it=id is not None)
         self._heard_not_live(f"{state} since {status.since}", now)
 
     def _told(self, now: float) -> None:
@@ -384,11 +379,17 @@ class Session:
         self._pulse.not_live(now)
         self._note("not_live", f"the service is {what}")
 
-    def _heard_proof(self, now: float) -> None:
-        """The stream proves the state, unless it may have been held back on its way."""
-        if not self._polls.is_polling:
-            self._polled_here = False
-            self._proved(now)
+    def _shown(self, now: float) -> None:
+        """The stream has brought a state: a proof by a service that is live, unless it was held back on its way."""
+        if self._polls.is_polling:
+            return
+        self._polled_here = False
+        if self.freshness.shown_by_stream(now, self._pulse.counts_s):
+            self._live(now)
+        else:
+            self._worked(now)
+            self.service_state = "stale"
+            self._heard_not_live("stale", now)
 
     def _advance(self, id: EventId) -> None:
         if self.position is not None and id.revision > self.position.revision:
@@ -424,7 +425,7 @@ class Session:
         if held != ask.position and not is_newer:
             # The stream was quicker.
             self._polls.answered(now)
-            return _NOTHING
+            return NOTHING
         if held is not None and position.epoch == held.epoch and position.revision < held.revision:
             # Replicas behind one address are never quite in step. One that stays behind for long has another past.
             can_believe = answer.baseline is not None and answer.source == "live"
@@ -432,7 +433,7 @@ class Session:
                 return self._polled_behind(position, now)
         if answer.baseline is None:
             if self.snapshot is not ask.snapshot:
-                return _NOTHING
+                return NOTHING
             self.position = position
         else:
             notice = self._doubt.look(position, self.position, now)
@@ -444,21 +445,20 @@ class Session:
         if answer.source == "live":
             self._proved(now)
         else:
-            self._freshness.proved_by(now - answer.staleness_s)
+            self.freshness.shown(word_of("stale", answer.staleness_s, now), now)
             self._doubt.end()
             self.service_state = "stale"
-            self._freshness.said_stale(now)
             self._heard_not_live("stale", now)
         return Outcome(self.snapshot if changed else None, notice)
 
     def _polled_behind(self, position: EventId, now: float) -> Outcome:
         """No proof, and nothing against the state either: it ages from here on."""
         self._polls.answered(now)
-        self._freshness.lost()
+        self.freshness.lost()
         self._pulse.not_live(now)
         self.service_state = "behind"
         self._note("not_live", f"the service is behind, at {position}")
-        return _NOTHING
+        return NOTHING
 
     def poll_failed(self, error: LinkError, now: float) -> bool:
         """Take note of a poll that failed; returns whether the address is to be left."""
@@ -469,30 +469,26 @@ class Session:
 
     def _proved(self, now: float) -> None:
         """The service has shown that the state is the newest it knows, and no older than what was held."""
-        self._freshness.proved(now, self._pulse.counts_s)
+        self.freshness.proved(now, self._pulse.counts_s)
+        self._live(now)
+
+    def _live(self, now: float) -> None:
         self._pulse.proved()
-        self._doubt.end()
-        self.addresses.worked()
+        self._worked(now)
         if not self._polls.is_polling:
             self.last_error = None
         self.service_state = "live"
+
+    def _worked(self, now: float) -> None:
+        self._doubt.end()
+        self.addresses.worked()
         if not self._proved_here:
             self._proved_here, self._well_since = True, now
 
     def view(self, now: float) -> View:
         """How fresh the state is at this moment; the step to stale needs no event to happen."""
-        return self._freshness.view(now, self._pulse.counts_s)
+        return self.freshness.view(now, self._pulse.counts_s)
 
     def stale_in_s(self, now: float) -> float | None:
         """After how long the state turns stale by time alone; None where it does not, or has."""
-        return self._freshness.stale_in_s(now, self._pulse.counts_s)
-
-    @property
-    def proved_at(self) -> float | None:
-        """When the state was last shown to be the newest."""
-        return self._freshness.proved_at
-
-    @property
-    def is_link_live(self) -> bool:
-        """Whether a service is there that shows the state to be the newest."""
-        return self._freshness.is_live
+        return self.freshness.stale_in_s(now, self._pulse.counts_s)

@@ -147,7 +147,7 @@ class ClientState(Reads):
         if self._observed != before and not self.is_closed:
             self._log(before[0], now)
             self.callbacks.push_status(self.status)
-        if self.session.is_link_live:
+        if self.session.freshness.is_live:
             self._losses = self.session.failures.total()
         return self.session.stale_in_s(now)
 
@@ -162,9 +162,10 @@ class ClientState(Reads):
         s = self.session
         state = self._observed[0]
         if state == "stale" and before != "stale":
-            age_s = s.view(now).age_s or 0.0
+            age_s = s.view(now).age_s
+            since = "and nobody knows since when" if age_s is None else f"proved {age_s:.1f} s ago"
             why = s.last_error or "nothing newer was proved since"
-            logger.warning("values are stale, proved %.1f s ago; reads go on with them (%s)", age_s, why)
+            logger.warning("values are stale, %s; reads go on with them (%s)", since, why)
         elif (before, state) == ("stale", "live") and s.failures.total() == self._losses:
             logger.info("values are live again at %s", s.position)
 
@@ -281,7 +282,7 @@ class ClientState(Reads):
     def metrics(self) -> list[Sample]:
         """The numbers of this client in this process, as they are now."""
         s, status = self.session, self.status
-        proved_at = s.proved_at
+        proved_at = s.freshness.proved_at
         proved = 0.0 if proved_at is None else time.time() - (time.monotonic() - proved_at)
         return [
             *samples("reads_total", status.reads),

@@ -45,7 +45,7 @@ class _Fed:
         self.source = SampleScope(values, session.namespace, session.environment)
         # A client may be used from any thread, and so may this.
         self._lock = threading.Lock()
-        session.opened(time.monotonic())
+        session.opened(time.monotonic(), staleness_s=0)
         self._receive(protocol.SNAPSHOT, self.source.state.baseline())
 
     def change(self, values: Mapping[str, Any], deleted: Iterable[str] = ()) -> None:
@@ -383,7 +383,8 @@ class ConfigServer:
         await self._may_answer()
         if not self._is_ours(request):
             return _problem(403, "outside_sidecar", "this server has another scope only")
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "Configsvc-Staleness": "0"}
+        response = web.StreamResponse(headers=headers)
         wake = asyncio.Event()
         self._wakes.add(wake)
         try:

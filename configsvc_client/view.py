@@ -55,12 +55,12 @@ class ClientStatus(msgspec.Struct, frozen=True, kw_only=True):
     `max_staleness_s`, unset: within two heartbeats), `stale` (older, or the service says so itself), `closed`.
     `source`: where values come from. `revision`: up to which everything is known; it steps back only with a new
     history. `since`: when this state began. `age_s`: seconds since the state was last proved to be the newest, 0.0
-    while the link is live, None without any. `last_error`: why the link is not live, and where; while `transport` is
-    `polling` why the stream is not used; None while all is well. `url`: the service that is being asked;
-    `service_state`: what it last said of itself on this connection. `transport`: whether a stream brings changes there,
-    or polls, because something holds streams back. `reads`: how many reads of this process were answered from where
-    (`default`: with the caller's own). `invalid_values`: how many of the latter because the stored value was of another
-    type or out of bounds.
+    while the link is live, None without any, and where no service has said it. `last_error`: why the link is not live,
+    and where; while `transport` is `polling` why the stream is not used; None while all is well. `url`: the service
+    that is being asked; `service_state`: what it last said of itself on this connection. `transport`: whether a stream
+    brings changes there, or polls, because something holds streams back. `reads`: how many reads of this process were
+    answered from where (`default`: with the caller's own). `invalid_values`: how many of the latter because the stored
+    value was of another type or out of bounds.
     """
 
     state: State

@@ -62,10 +62,16 @@ def change(
 
 
 def status(
-    revision: int, state: str = "live", *, with_id: bool = True, retry: int | None = None, epoch: str = EPOCH
+    revision: int,
+    state: str = "live",
+    *,
+    with_id: bool = True,
+    retry: int | None = None,
+    epoch: str = EPOCH,
+    staleness_s: float | None = None,
 ) -> bytes:
     """`event: status`."""
-    data = encode(Status(revision=revision, state=state, since="2026-01-01T00:00:00Z"))
+    data = encode(Status(revision=revision, state=state, since="2026-01-01T00:00:00Z", staleness_s=staleness_s))
     return encode_sse("status", data, str(EventId(epoch, revision)) if with_id else None, retry)
 
 
@@ -196,8 +202,14 @@ class Service:
 
 
 async def play(request: web.Request, script: list[Any]) -> web.StreamResponse:
-    """Send a stream step by step; its end is the stream's end."""
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+    """Send a stream step by step; its end is the stream's end.
+
+    A `dict` at the beginning is more headers, in place of those of a service that is live.
+    """
+    said = {"Configsvc-Staleness": "0"}
+    if script and isinstance(script[0], dict):
+        said, *script = script
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache", **said})
     await response.prepare(request)
     with contextlib.suppress(ConnectionError):
         for step in script:

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,6 +107,51 @@ async def test_status_goes_from_connecting_over_live_and_stale_to_closed() -> No
     assert closed.since >= stale.since
     assert await client.get("a") == 1
     assert "payments/production closed" in repr(client)
+
+
+async def test_what_a_stale_service_sends_first_is_as_old_as_it_says(tmp_path: Path) -> None:
+    go = Wait()
+    head = {"Configsvc-Staleness": "420.8"}
+    beat = Beat(status(5, "stale", staleness_s=420.8))
+    service = Service([head, snapshot({"a": 1}, 5), go, beat])
+    told: list[tuple[str, str]] = []
+    async with service.run():
+        client = client_of(service, max_staleness_s=60, cache_dir=tmp_path)
+        client.on_status(lambda status: told.append((status.state, status.source)))
+        async with client:
+            # Between the two it is not taken for the newest either.
+            assert await client.get("a") == 1
+            for _ in range(2):
+                seen = client.status
+                assert (seen.state, seen.source, seen.service_state) == ("stale", "memory", "stale")
+                assert seen.age_s is not None
+                assert 420.8 <= seen.age_s < 430
+                assert "the service is stale" in (seen.last_error or "")
+                go.go()
+                await eventually(lambda: "stale since" in (client.status.last_error or ""))
+            [proved] = [one.value for one in client.metrics() if one.name.endswith("proved_timestamp_seconds")]
+            assert 420 < time.time() - proved < 430
+    assert told == [("stale", "memory")]
+    # Its file is no younger.
+    service.scripts = []
+    async with service.run():
+        for limit_s, expected in ((400, None), (600, 1)):
+            async with client_of(service, cache_dir=tmp_path, cache_max_age_s=limit_s, start_timeout_s=0.3) as client:
+                assert await client.get("a", default=None) == expected
+
+
+async def test_a_service_that_does_not_say_how_old_its_state_is_answers_reads_and_fills_no_file(tmp_path: Path) -> None:
+    caught_up = Wait()
+    service = Service([{}, snapshot({"a": 1}, 5) + status(5, "stale"), caught_up, status(6), HOLD])
+    async with service.run(), client_of(service, max_staleness_s=60, cache_dir=tmp_path) as client:
+        assert await client.get("a") == 1
+        seen = client.status
+        assert (seen.state, seen.source, seen.age_s) == ("stale", "memory", None)
+        await asyncio.sleep(0.1)
+        assert list(tmp_path.glob("scope-*")) == []
+        caught_up.go()
+        await eventually(lambda: client.status.state == "live")
+        await eventually(lambda: list(tmp_path.glob("scope-*")))
 
 
 async def test_callbacks_hear_of_changes_in_order_with_old_and_new() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from configsvc.core.model import Scope, namespace_prefix
 from configsvc.etcd.local import LocalCluster, LocalEtcd
+from configsvc_client import AsyncConfigClient, ClientStatus, ConfigClient
 from tests.cli.commands import get
 from tests.support.etcd import call, enable_auth, newest, options, root_token
 from tests.support.process import Hand, ServiceProcess
@@ -229,3 +231,76 @@ def head_of(url: str) -> dict[str, str]:
     """The headers of an answer."""
     with urllib.request.urlopen(url, timeout=5) as response:
         return dict(response.headers)
+
+
+def test_a_client_of_a_service_that_serves_from_disk_knows_how_old_that_is(
+    etcd: LocalEtcd, hand: Hand, tmp_path: Path
+) -> None:
+    hand.write({"a": 1})
+    with sidecar(tmp_path, hand.scope, etcd.url, CONFIGSVC_CACHE_DIR=str(tmp_path / "cache")) as service:
+        service.start()
+        until_values(service, hand)
+        service.running.until("it is on disk", lambda: any((tmp_path / "cache").rglob("*.cache")))
+        service.stop()
+        etcd.members[0].kill()
+        service.start()
+        service.running.until("that is old", lambda: staleness_s(service, hand) > 3)
+
+        settings: Any = {"namespace": hand.scope.namespace, "environment": hand.scope.environment, "heartbeat_s": 0.5}
+        folder = tmp_path / "client"
+        told: list[str] = []
+        with ConfigClient(service.url, **settings, cache_dir=folder, max_staleness_s=2.5) as client:
+            client.on_status(lambda status: told.append(status.state))
+            assert client.get("a") == 1
+            assert is_old(client.status)
+            # Nor do heartbeats make it younger.
+            time.sleep(1.5)
+            assert is_old(client.status)
+            assert abs((client.status.age_s or 0) - staleness_s(service, hand)) < 1
+        assert set(told) == {"stale"}
+        asyncio.run(ask_asynchronously(service.url, **settings))
+        # One that allows more calls it live, and says how old it is all the same.
+        with ConfigClient(service.url, **settings, cache_dir="off", max_staleness_s=600) as client:
+            assert client.get("a") == 1
+            assert (client.status.state, (client.status.age_s or 0) > 3) == ("live", True)
+        service.stop()
+
+        # What the first one has kept is as old as what it was shown.
+        for limit_s, expected in ((2.5, None), (600, 1)):
+            more: Any = {"cache_dir": folder, "cache_max_age_s": limit_s, "start_timeout_s": 0.5}
+            with ConfigClient(service.url, **settings, **more) as client:
+                assert client.get("a", default=None) == expected
+
+
+async def ask_asynchronously(url: str, **settings: Any) -> None:
+    async with AsyncConfigClient(url, **settings, cache_dir="off") as client:
+        assert await client.get("a") == 1
+        assert is_old(client.status)
+
+
+def is_old(status: ClientStatus) -> bool:
+    seen = (status.state, status.source, status.service_state, (status.age_s or 0) > 3)
+    return seen == ("stale", "memory", "stale", True)
+
+
+def test_a_client_of_a_service_whose_etcd_is_frozen_knows_how_old_that_is(
+    etcd: LocalEtcd, hand: Hand, tmp_path: Path
+) -> None:
+    hand.write({"a": 1})
+    with sidecar(tmp_path, hand.scope, etcd.url) as service:
+        service.start()
+        until_values(service, hand)
+        etcd.members[0].freeze()
+        service.running.until("that is old", lambda: staleness_s(service, hand) > 3)
+        scope: Any = {"namespace": hand.scope.namespace, "environment": hand.scope.environment}
+        with ConfigClient(service.url, **scope, cache_dir="off", max_staleness_s=2.5) as client:
+            assert client.get("a") == 1
+            assert is_old(client.status)
+            etcd.members[0].thaw()
+            service.running.until("it is live", lambda: client.status.state == "live")
+            assert client.status.age_s == 0
+
+
+def staleness_s(service: ServiceProcess, hand: Hand) -> float:
+    """How old a read says that it is."""
+    return float(head_of(f"{service.url}/v1/config/{hand.scope}")["Configsvc-Staleness"])

@@ -10,8 +10,9 @@ from configsvc_client.backoff import Backoff
 from configsvc_client.doubt import MAX_LEFT_EPOCHS
 from configsvc_client.errors import Kind, LinkError
 from configsvc_client.options import Options, Tuning, resolve
+from configsvc_client.outcome import Outcome
 from configsvc_client.protocol import EventId
-from configsvc_client.session import Outcome, Session
+from configsvc_client.session import Session
 from configsvc_client.sse import Decoder, Event
 from tests.client.support import EPOCH, OTHER_EPOCH, SCOPE, change, snapshot, status
 
@@ -29,7 +30,7 @@ class Link:
     def __init__(self, urls: int = 1, **more: Any) -> None:
         self.now = 100.0
         self.session = Session(options(urls, **more), Random(1), self.now)
-        self.session.opened(self.now)
+        self.session.opened(self.now, staleness_s=0)
 
     def event(self, data: bytes | Event) -> Outcome:
         events = [data] if isinstance(data, Event) else Decoder().feed(data)
@@ -49,7 +50,7 @@ class Link:
     def reconnect(self) -> EventId | None:
         """Open the next connection; returns from where it resumes."""
         resume = self.session.attempt().last_event_id
-        self.session.opened(self.now)
+        self.session.opened(self.now, staleness_s=0)
         return resume
 
     @property
@@ -461,7 +462,7 @@ def test_a_service_that_is_slower_than_expected_shows_in_the_end() -> None:
             break
         link.now += limit
         link.session.lost(link.session.overdue(), link.now)
-        link.session.opened(link.now)
+        link.session.opened(link.now, staleness_s=0)
     else:
         pytest.fail("gave up too early each time")
     assert link.session.heartbeat_s <= 60
@@ -477,7 +478,7 @@ def test_a_silence_makes_the_next_one_longer_and_the_state_no_fresher() -> None:
     assert link.state == "live"
     link.now += 1.01
     assert link.state == "stale"
-    link.session.opened(link.now)
+    link.session.opened(link.now, staleness_s=0)
     link.event(status(1))
     link.lost()
     link.now += 7
@@ -532,6 +533,8 @@ def test_from_connecting_over_live_to_stale_and_back() -> None:
     link.event(status(0, "starting", with_id=False))
     assert link.state == "connecting"
     link.now += 1
+    link.lost()
+    link.reconnect()
     link.event(snapshot({}, 1))
     assert link.session.view(link.now) == ("live", 102.0, 0.0)
     link.now += 1

@@ -13,6 +13,7 @@ Any thread reads, without a lock. Whoever moves a session writes; that is one th
 client that was left by one and taken up by another.
 """
 
+import secrets
 import sys
 import threading
 from collections.abc import Callable
@@ -23,8 +24,9 @@ from typing import Any
 from configsvc_client.entries import differing
 from configsvc_client.snapshot import Snapshot
 
-STATE = "/state"
-"""Under this, which can be no key because of its slash, lies the snapshot that all values here are from."""
+STATE = f"/{secrets.token_hex(8)}"
+"""Under this lies the snapshot that all values here are from. It is a text, because a dictionary of nothing else is
+quicker; no key, because of its slash; and not to be guessed, so that nobody reads it by mistake."""
 
 IS_ATOMIC: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 """Whether `dict.update` is one step to other threads. Without, reads are answered from the snapshot."""

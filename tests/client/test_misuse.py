@@ -74,6 +74,14 @@ def test_a_key_is_a_string(key: Any, default: dict[str, Any]) -> None:
         assert str(caught.value) == f"a key is a string, not {key!r}"
 
 
+@pytest.mark.parametrize("key", ["", "/", "/state", "a/b", "_meta"])
+def test_what_can_be_no_key_is_not_there(key: str) -> None:
+    config = StaticConfig({"a": 1})
+    assert [config.get(key, default=3), config.get_int(key, default=3), config.get_json(key, default=3)] == [3, 3, 3]
+    with pytest.raises(KeyError):
+        config.get(key)
+
+
 async def test_the_asyncio_client_says_so_too() -> None:
     config = AsyncStaticConfig({"a": 1})
     for key in (None, []):

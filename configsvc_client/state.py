@@ -163,9 +163,11 @@ class ClientState(Reads):
         state = self._observed[0]
         if state == "stale" and before != "stale":
             age_s = s.view(now).age_s
-            since = "and nobody knows since when" if age_s is None else f"proved {age_s:.1f} s ago"
             why = s.last_error or "nothing newer was proved since"
-            logger.warning("values are stale, %s; reads go on with them (%s)", since, why)
+            if age_s is None:
+                logger.warning("values are stale, and nobody knows since when; reads go on with them (%s)", why)
+            else:
+                logger.warning("values are stale, proved %.1f s ago; reads go on with them (%s)", age_s, why)
         elif (before, state) == ("stale", "live") and s.failures.total() == self._losses:
             logger.info("values are live again at %s", s.position)
 
